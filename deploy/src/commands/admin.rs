@@ -1,0 +1,235 @@
+//! `flotilla admin`: tables, jobs, and nodes that leave.
+//!
+//! Each subcommand is one call of the API; what starts a job is followed to its end ([`job`]).
+
+mod job;
+
+use std::process::ExitCode;
+
+use serde_json::{Value as Json, json};
+
+use super::{CommandError, Endpoint, call, call_once, finish, output, parse};
+use crate::http_client::{Call, Client, percent_encode};
+
+/// Change and inspect the cluster: tables, jobs, nodes
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  flotilla admin tables
+  flotilla admin register users --key id
+  flotilla admin register lineitem --key l_orderkey --colocate-with orders
+  flotilla admin remove 3              move node 3's replicas away and let it leave
+  flotilla admin job 7 --follow
+
+Exit code: 0 done, 1 refused or failed, 2 wrong usage.")]
+pub struct AdminArgs {
+    #[command(flatten)]
+    endpoint: Endpoint,
+    #[command(subcommand)]
+    command: AdminCommand,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+enum AdminCommand {
+    /// List the registered tables
+    Tables {
+        /// Print the reply as it came
+        #[arg(long)]
+        json: bool,
+    },
+    /// Register a table by its shard key
+    Register(RegisterArgs),
+    /// List the jobs, or show one
+    Job {
+        /// The job's id; all jobs when absent
+        id: Option<String>,
+        /// Wait until it ends, and fail if it failed
+        #[arg(long, requires = "id")]
+        follow: bool,
+        /// Print the reply as it came
+        #[arg(long, conflicts_with = "follow")]
+        json: bool,
+    },
+    /// Let a node leave; its replicas move to others
+    Remove {
+        /// The node's id
+        #[arg(value_name = "NODE")]
+        node: u64,
+        /// Do not wait for the job's end
+        #[arg(long)]
+        no_wait: bool,
+    },
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct RegisterArgs {
+    /// The table
+    table: String,
+    /// Columns of the shard key, with commas
+    #[arg(long, value_delimiter = ',', value_name = "COLUMN,...", required_unless_present = "reference")]
+    key: Vec<String>,
+    /// How the key chooses the shard: hash, range, list or reference
+    #[arg(long, value_name = "FUNCTION", default_value = "hash")]
+    func: String,
+    /// A full copy on every shard; short for `--func reference`
+    #[arg(long, conflicts_with_all = ["func", "key", "colocate_with"])]
+    reference: bool,
+    /// Keep rows of equal keys on the same shard as this table's
+    #[arg(long, value_name = "TABLE")]
+    colocate_with: Option<String>,
+}
+
+/// Runs `flotilla admin`.
+pub async fn run(args: AdminArgs) -> ExitCode {
+    finish(run_inner(args).await)
+}
+
+async fn run_inner(args: AdminArgs) -> Result<(), CommandError> {
+    let mut client = args.endpoint.client();
+    match args.command {
+        AdminCommand::Tables { json } => {
+            list(&mut client, "/table", "tables", &["name", "placement", "key", "func", "shards"], json).await
+        }
+        AdminCommand::Register(args) => register(&mut client, &args).await,
+        AdminCommand::Job { id: None, json, .. } => {
+            list(&mut client, "/job", "jobs", &["id", "kind", "state", "percent", "step", "error"], json).await
+        }
+        AdminCommand::Job { id: Some(id), follow: true, .. } => job::follow(&mut client, &id).await,
+        AdminCommand::Job { id: Some(id), json, .. } => {
+            let reply = call_once(&mut client, &Call::get(format!("/job/{}", percent_encode(&id)))).await?;
+            if json {
+                print_raw(&reply.body);
+                return Ok(());
+            }
+            let job: Json = parse(&reply)?;
+            print!("{}", output::objects(&[job], &["id", "kind", "state", "percent", "step", "error"]));
+            Ok(())
+        }
+        AdminCommand::Remove { node, no_wait } => {
+            let started = post(&mut client, "/remove", &json!({ "node": node })).await?;
+            job::conclude(&mut client, &started, !no_wait, &format!("node {node} has left")).await
+        }
+    }
+}
+
+fn print_raw(body: &[u8]) {
+    println!("{}", String::from_utf8_lossy(body).trim_end());
+}
+
+async fn list(
+    client: &mut Client,
+    path: &str,
+    field: &str,
+    columns: &[&str],
+    as_json: bool,
+) -> Result<(), CommandError> {
+    let reply = call_once(client, &Call::get(path)).await?;
+    if as_json {
+        print_raw(&reply.body);
+        return Ok(());
+    }
+    let items = output::items(parse(&reply)?, field);
+    if items.is_empty() {
+        eprintln!("no {field}");
+    } else {
+        print!("{}", output::objects(&items, columns));
+    }
+    Ok(())
+}
+
+/// The body of `POST /table/register`.
+fn registration(args: &RegisterArgs) -> Json {
+    let mut body = json!({
+        "table_name": args.table,
+        "shard_func": if args.reference { "reference" } else { args.func.as_str() },
+    });
+    match args.key.as_slice() {
+        [] => {}
+        [one] => body["shard_key"] = json!(one),
+        several => body["shard_key"] = json!(several),
+    }
+    if let Some(table) = &args.colocate_with {
+        body["colocate_with"] = json!(table);
+    }
+    body
+}
+
+async fn register(client: &mut Client, args: &RegisterArgs) -> Result<(), CommandError> {
+    let reply = post(client, "/table/register", &registration(args)).await?;
+    job::conclude(client, &reply, true, &format!("table {} is registered", args.table)).await
+}
+
+async fn post(client: &mut Client, path: &str, body: &Json) -> Result<Json, CommandError> {
+    parse(&call(client, &Call::post(path, body.to_string())).await?)
+}
+
+/// Follows the job that `reply` names, if it names one; for commands that register tables.
+pub(crate) async fn follow_if_job(client: &mut Client, reply: &Json) -> Result<(), CommandError> {
+    match job::id_in(reply) {
+        Some(id) => job::follow(client, &id).await,
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: AdminArgs,
+    }
+
+    fn registration_of(line: &str) -> Json {
+        let cli = <Cli as clap::Parser>::try_parse_from(line.split(' ')).unwrap();
+        match cli.args.command {
+            AdminCommand::Register(args) => registration(&args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// One column is a string, several are a list; colocation and reference tables.
+    #[test]
+    fn registrations() {
+        assert_eq!(
+            registration_of("admin register users --key id"),
+            json!({"table_name": "users", "shard_key": "id", "shard_func": "hash"})
+        );
+        assert_eq!(
+            registration_of("admin register t --key a,b --func range --colocate-with u"),
+            json!({"table_name": "t", "shard_key": ["a", "b"], "shard_func": "range", "colocate_with": "u"})
+        );
+        assert_eq!(
+            registration_of("admin register zones --reference"),
+            json!({"table_name": "zones", "shard_func": "reference"})
+        );
+        assert!(<Cli as clap::Parser>::try_parse_from(["admin", "register", "t"]).is_err());
+    }
+
+    /// A node leaves: the job that this starts is followed to its end, good or bad.
+    #[tokio::test]
+    async fn removal() {
+        use crate::commands::test_server::{Answer, TestServer};
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
+        let polls = AtomicUsize::new(0);
+        let server = TestServer::start(move |seen| match (seen.path.as_str(), polls.fetch_add(1, Ordering::Relaxed)) {
+            ("/remove", _) if seen.body["node"] == 3 => Answer::Json(200, json!({ "job": "5" })),
+            ("/remove", _) => Answer::Json(200, json!({ "job": "6" })),
+            ("/job/5", 1) => Answer::Json(200, json!({ "id": "5", "state": "running", "percent": 40, "step": "move" })),
+            ("/job/5", _) => Answer::Json(200, json!({ "id": "5", "state": "done", "percent": 100 })),
+            ("/job/6", _) => Answer::Json(200, json!({ "id": "6", "state": "failed", "error": "last replica" })),
+            _ => Answer::Json(404, json!({})),
+        })
+        .await;
+        let remove = |node| AdminArgs {
+            endpoint: Endpoint { url: server.url.clone() },
+            command: AdminCommand::Remove { node, no_wait: false },
+        };
+        run_inner(remove(3)).await.unwrap();
+        let failed = run_inner(remove(4)).await.unwrap_err();
+        assert_eq!(failed.to_string(), "error: job 6 failed: last replica");
+        assert_eq!(failed.exit_code(), 1);
+    }
+}

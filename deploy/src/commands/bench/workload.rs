@@ -1,0 +1,276 @@
+//! What the clients send, and what counts as the right answer.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value as Json, json};
+
+use crate::commands::sql::Level;
+use crate::commands::{CommandError, admin, call, output, parse};
+use crate::http_client::{ApiError, Call, Client, Reply};
+use flotilla_shared::error::Code;
+use flotilla_shared::ids::RequestId;
+
+/// Rows per body while loading: as a script's batches.
+const LOAD_BATCH_ROWS: u64 = 500;
+
+/// A kind of load. Shared by all clients, so it holds no state that changes.
+pub trait Workload: Send + Sync + 'static {
+    /// As in `flotilla bench NAME`.
+    fn name(&self) -> &'static str;
+
+    /// Settings besides those of every workload, for the report.
+    fn settings(&self) -> Vec<(&'static str, Json)>;
+
+    /// Makes the cluster ready.
+    fn set_up(&self, client: &mut Client) -> impl Future<Output = Result<(), CommandError>>;
+
+    /// Request number `sequence` of client number `client`, both from 0.
+    fn request(&self, client: u32, sequence: u64) -> Call;
+
+    /// Checks the successful reply to that request; the error is the code to count it under.
+    ///
+    /// # Errors
+    /// When the reply does not say what it must.
+    fn check(&self, client: u32, sequence: u64, reply: &Reply) -> Result<(), String>;
+}
+
+/// A table name that needs no quotes.
+pub fn parse_table_name(text: &str) -> Result<String, String> {
+    let mut bytes = text.bytes();
+    let is_name = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if is_name { Ok(text.to_owned()) } else { Err("a name of letters, digits and _".into()) }
+}
+
+/// Creates the table and registers it by the hash of its key.
+async fn create_table(client: &mut Client, table: &str) -> Result<(), CommandError> {
+    let create = format!("CREATE TABLE IF NOT EXISTS {table} (id INTEGER PRIMARY KEY, ts INTEGER, name TEXT)");
+    execute(client, json!({ "query": create })).await?;
+    let register = json!({ "table_name": table, "shard_key": "id", "shard_func": "hash" });
+    match call(client, &Call::post("/table/register", register.to_string())).await {
+        Ok(reply) => admin::follow_if_job(client, &parse(&reply)?).await,
+        Err(CommandError::Api(ApiError { code, .. })) if code == Code::AlreadyRegistered.as_str() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A write that must succeed in all its statements.
+async fn execute(client: &mut Client, body: Json) -> Result<(), CommandError> {
+    let request = Call::post("/execute", body.to_string()).with_key(RequestId::random().to_string());
+    let results: output::Results = parse(&call(client, &request).await?)?;
+    match results.results.into_iter().find_map(|result| result.error) {
+        Some(error) => Err(CommandError::Api(error)),
+        None => Ok(()),
+    }
+}
+
+/// Inserts of one row.
+pub struct PointWrite {
+    table: String,
+    insert: Arc<str>,
+    clients: u64,
+    first_id: u64,
+    started_ms: u64,
+}
+
+impl PointWrite {
+    /// Ids begin at the time in milliseconds times 2^20: runs after each other never meet while they
+    /// insert fewer than a million rows per millisecond.
+    pub fn new(table: &str, clients: u32) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let started_ms = now.as_millis() as u64;
+        Self {
+            table: table.to_owned(),
+            insert: format!("INSERT INTO {table} (id, ts, name) VALUES (?, ?, ?)").into(),
+            clients: clients.into(),
+            // Below 2^63 until the year 2248.
+            first_id: started_ms << 20,
+            started_ms,
+        }
+    }
+
+    fn id(&self, client: u32, sequence: u64) -> u64 {
+        self.first_id + sequence * self.clients + u64::from(client)
+    }
+}
+
+impl Workload for PointWrite {
+    fn name(&self) -> &'static str {
+        "write"
+    }
+
+    fn settings(&self) -> Vec<(&'static str, Json)> {
+        vec![("first_id", json!(self.first_id))]
+    }
+
+    async fn set_up(&self, client: &mut Client) -> Result<(), CommandError> {
+        create_table(client, &self.table).await
+    }
+
+    fn request(&self, client: u32, sequence: u64) -> Call {
+        // Nothing in it needs escaping, and the generator shares its cores with the cluster.
+        let id = self.id(client, sequence);
+        let body = format!(
+            "{{\"query\":\"{}\",\"args\":[{id},{},\"client {client} row {sequence}\"]}}",
+            self.insert, self.started_ms
+        );
+        Call::post("/execute", body)
+    }
+
+    fn check(&self, _client: u32, _sequence: u64, reply: &Reply) -> Result<(), String> {
+        // As the server writes it; parsed only when it was written otherwise.
+        if contains(&reply.body, b"\"rows_affected\":1}") {
+            return Ok(());
+        }
+        let results: output::Results = serde_json::from_slice(&reply.body).map_err(|_| "not_understood".to_owned())?;
+        match results.results.as_slice() {
+            [one] if one.rows_affected == Some(1) => Ok(()),
+            _ => Err(failure_in(reply, "not_inserted")),
+        }
+    }
+}
+
+/// Reads of one row.
+pub struct PointRead {
+    table: String,
+    select: String,
+    rows: u64,
+    level: Option<Level>,
+    path: String,
+}
+
+impl PointRead {
+    /// Reads ids 1 to `rows`.
+    pub fn new(table: &str, rows: u64, level: Option<Level>) -> Self {
+        Self {
+            table: table.to_owned(),
+            select: format!("SELECT id, ts, name FROM {table} WHERE id = ?"),
+            rows,
+            level,
+            path: Level::query_path(level),
+        }
+    }
+
+    /// Spread over the rows without a pattern that a cache would like (SplitMix64's finalizer,
+    /// Steele et al., OOPSLA 2014), and the same in every run.
+    fn id(&self, client: u32, sequence: u64) -> u64 {
+        let mut x = (u64::from(client) << 40 | sequence).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        1 + (x ^ x >> 31) % self.rows
+    }
+}
+
+fn row_name(id: u64) -> String {
+    format!("loaded row {id}")
+}
+
+impl Workload for PointRead {
+    fn name(&self) -> &'static str {
+        "read"
+    }
+
+    fn settings(&self) -> Vec<(&'static str, Json)> {
+        vec![("rows", json!(self.rows)), ("level", json!(self.level.map_or("default", Level::as_str)))]
+    }
+
+    async fn set_up(&self, client: &mut Client) -> Result<(), CommandError> {
+        create_table(client, &self.table).await?;
+        if self.is_loaded(client).await? {
+            return Ok(());
+        }
+        eprintln!("loading {} rows into {}", self.rows, self.table);
+        let insert = format!("INSERT OR REPLACE INTO {} (id, ts, name) VALUES (?, ?, ?)", self.table);
+        let mut first = 1;
+        while first <= self.rows {
+            let last = (first + LOAD_BATCH_ROWS - 1).min(self.rows);
+            let statements: Vec<Json> =
+                (first..=last).map(|id| json!({ "query": insert, "args": [id, 0, row_name(id)] })).collect();
+            execute(client, json!({ "statements": statements })).await?;
+            first = last + 1;
+        }
+        Ok(())
+    }
+
+    fn request(&self, client: u32, sequence: u64) -> Call {
+        let body = format!("{{\"query\":\"{}\",\"args\":[{}]}}", self.select, self.id(client, sequence));
+        Call::post(self.path.as_str(), body)
+    }
+
+    fn check(&self, client: u32, sequence: u64, reply: &Reply) -> Result<(), String> {
+        let expected = format!("\"{}\"", row_name(self.id(client, sequence)));
+        if contains(&reply.body, expected.as_bytes()) { Ok(()) } else { Err(failure_in(reply, "wrong_row")) }
+    }
+}
+
+impl PointRead {
+    /// Rows are loaded in order, so the last one stands for all.
+    async fn is_loaded(&self, client: &mut Client) -> Result<bool, CommandError> {
+        let query = json!({ "query": self.select, "args": [self.rows] });
+        let reply = call(client, &Call::post("/query", query.to_string())).await?;
+        Ok(contains(&reply.body, format!("\"{}\"", row_name(self.rows)).as_bytes()))
+    }
+}
+
+/// The code of the statement's error, or `otherwise`.
+fn failure_in(reply: &Reply, otherwise: &str) -> String {
+    serde_json::from_slice::<output::Results>(&reply.body)
+        .ok()
+        .and_then(|results| results.results.into_iter().find_map(|result| result.error))
+        .map_or_else(|| otherwise.to_owned(), |error| error.code)
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn reply(body: &'static str) -> Reply {
+        Reply { status: 200, retry_after: None, body: Bytes::from(body) }
+    }
+
+    /// No two clients and no two requests insert the same id; bodies are JSON.
+    #[test]
+    fn write_ids_are_unique() {
+        let workload = PointWrite::new("bench", 7);
+        let mut seen = std::collections::HashSet::new();
+        for client in 0..7 {
+            for sequence in 0..100 {
+                let body: Json = serde_json::from_slice(&workload.request(client, sequence).body).unwrap();
+                assert!(seen.insert(body["args"][0].as_i64().unwrap()));
+                assert_eq!(body["args"].as_array().unwrap().len(), 3);
+            }
+        }
+        assert_eq!(workload.check(0, 0, &reply(r#"{"results":[{"last_insert_id":1,"rows_affected":1}]}"#)), Ok(()));
+        assert_eq!(workload.check(0, 0, &reply(r#"{"results": [{"rows_affected": 1, "x": 0}]}"#)), Ok(()));
+        assert_eq!(workload.check(0, 0, &reply(r#"{"results":[{"rows_affected":10}]}"#)), Err("not_inserted".into()));
+        let failed = reply(r#"{"results":[{"error":{"code":"constraint","message":"m"}}]}"#);
+        assert_eq!(workload.check(0, 0, &failed), Err("constraint".into()));
+    }
+
+    /// Reads stay within the rows and reach most of them; another row is not the right answer.
+    #[test]
+    fn reads_spread() {
+        let workload = PointRead::new("bench", 100, Some(Level::Lease));
+        let ids: std::collections::HashSet<u64> = (0..1000).map(|sequence| workload.id(0, sequence)).collect();
+        assert!(ids.len() > 90 && ids.iter().all(|id| (1..=100).contains(id)));
+        let call = workload.request(0, 0);
+        assert_eq!(call.path, "/query?level=lease");
+        assert_eq!(workload.check(0, 0, &reply(r#"{"results":[{"values":[]}]}"#)), Err("wrong_row".into()));
+    }
+
+    /// Names go into SQL as they are.
+    #[test]
+    fn table_names() {
+        assert!(parse_table_name("bench_2").is_ok());
+        for bad in ["", "2bench", "a b", "a;b", "a\"", "ä"] {
+            assert!(parse_table_name(bad).is_err(), "{bad}");
+        }
+    }
+}

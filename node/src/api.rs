@@ -1,0 +1,195 @@
+//! The node's HTTP API: what the proxy's API offers, for the groups that this node hosts, by name.
+//!
+//! `GET /status`, `/node`, `/shard`, `/healthz`, `/readyz`, `/metrics`; `POST /execute?shard=…` and
+//! `/query?shard=…` run as written on that shard, for inspection; `POST /remove {"node":N}`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_shared::error::{Code, Error};
+use flotilla_shared::http::{HttpRequest, HttpResponse, bytes, error, json};
+use flotilla_shared::ids::{GroupId, NodeId, RequestId};
+use flotilla_shared::registry::{JobKind, MetaCommand, MetaReply};
+use flotilla_shared::value::Params;
+use flotilla_shared::wire::{Read, Request, Response, Rows, Statement, Write};
+use hyper::Method;
+use hyper::header::HeaderValue;
+use serde_json::{Value as Json, json as object};
+use tokio::time::Instant;
+
+use crate::host::Host;
+use crate::metrics;
+
+/// How long a request may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Answers one request.
+pub async fn handle(host: Arc<Host>, request: HttpRequest) -> HttpResponse {
+    match route(&host, request).await {
+        Ok(response) => response,
+        Err(refusal) => error(&refusal),
+    }
+}
+
+async fn route(host: &Arc<Host>, mut request: HttpRequest) -> Result<HttpResponse, Error> {
+    let path = request.path.clone();
+    match (&request.method, path.as_str()) {
+        (&Method::GET, "/healthz") => healthz(host),
+        (&Method::GET, "/readyz") => readyz(host),
+        (&Method::GET, "/status") => Ok(json(200, &status(host))),
+        (&Method::GET, "/node") => Ok(json(200, &object!({ "nodes": [node(host)] }))),
+        (&Method::GET, "/shard") => Ok(json(200, &object!({ "shards": shards(host) }))),
+        (&Method::GET, "/metrics") => Ok(bytes(
+            200,
+            HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+            metrics::render(host).into(),
+        )),
+        (&Method::POST, "/execute") => execute(host, &mut request).await,
+        (&Method::GET | &Method::POST, "/query") => query(host, &mut request).await,
+        (&Method::POST, "/remove") => remove(host, &mut request).await,
+        (
+            _,
+            "/healthz" | "/readyz" | "/status" | "/node" | "/shard" | "/metrics" | "/execute" | "/query" | "/remove",
+        ) => Err(Error::new(Code::MethodNotAllowed, format!("{path} is not called with {}", request.method))),
+        _ => Err(Error::new(Code::NotFound, format!("a node has no {path}")).hint("ask a proxy for the whole API")),
+    }
+}
+
+fn healthz(host: &Host) -> Result<HttpResponse, Error> {
+    match host.wal().failed() {
+        None => Ok(json(200, &object!({ "status": "ok" }))),
+        Some(failure) => Err(Error::new(Code::Storage, failure.to_string())),
+    }
+}
+
+/// Ready: this node belongs to a cluster and each of its replicas knows a leader.
+fn readyz(host: &Host) -> Result<HttpResponse, Error> {
+    let status = host.status();
+    if status.identity.cluster == 0 {
+        return Err(Error::new(Code::Unavailable, "this node belongs to no cluster yet"));
+    }
+    match status.replicas.iter().find(|replica| replica.leader.is_none()) {
+        None => Ok(json(200, &object!({ "status": "ready" }))),
+        Some(replica) => Err(Error::new(Code::Unavailable, format!("{} has no leader yet", replica.group))),
+    }
+}
+
+fn node(host: &Host) -> Json {
+    let identity = host.identity();
+    object!({
+        "id": identity.node.0,
+        "raft_addr": identity.raft_addr,
+        "http_addr": identity.http_addr,
+        "state": "up",
+    })
+}
+
+fn shards(host: &Host) -> Vec<Json> {
+    host.status()
+        .replicas
+        .iter()
+        .map(|replica| {
+            object!({
+                "id": replica.group.to_string(),
+                "leader": replica.leader.map(|node| node.0),
+                "term": replica.term,
+                "replicas": [{
+                    "node": host.identity().node.0,
+                    "replica": replica.replica.0,
+                    "role": replica.role,
+                    "last_log": replica.last_log,
+                    "committed": replica.committed,
+                    "applied": replica.applied,
+                    "purged": replica.purged,
+                    "lag": replica.committed.saturating_sub(replica.applied),
+                }],
+            })
+        })
+        .collect()
+}
+
+fn status(host: &Host) -> Json {
+    let registry = host.cluster().registry();
+    object!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "cluster": format!("{:x}", host.identity().cluster),
+        "registry_version": registry.version,
+        "schema_version": registry.schema_version.0,
+        "nodes": [node(host)],
+        "groups": shards(host),
+    })
+}
+
+fn shard_of(request: &HttpRequest) -> Result<GroupId, Error> {
+    request.parsed::<GroupId>("shard")?.ok_or_else(|| {
+        Error::new(Code::BadRequest, "a node runs statements on one named shard")
+            .hint("add `shard=shard1`, or ask a proxy, which routes by itself")
+    })
+}
+
+fn statement(sql: Option<&str>, args: Option<&Json>) -> Result<Statement, Error> {
+    match sql {
+        Some(sql) => Ok(Statement { sql: sql.to_owned(), params: Params::from_json(args)? }),
+        None => Err(Error::new(Code::BadRequest, "`query` is missing").hint("send {\"query\":\"SELECT 1\"}")),
+    }
+}
+
+async fn execute(host: &Arc<Host>, request: &mut HttpRequest) -> Result<HttpResponse, Error> {
+    let body = request.json()?;
+    let group = shard_of(request)?;
+    let key = request.headers.get("idempotency-key").and_then(|key| key.to_str().ok());
+    let id = key.map_or_else(RequestId::random, RequestId::from_key);
+    let write = Write { id, route: None, statements: vec![statement(body["query"].as_str(), body.get("args"))?] };
+    let request = Request::Write { group, writes: vec![write] };
+    let response = host.cluster().call(group, request, Instant::now() + TIMEOUT).await?;
+    let Response::Writes(results) = response else { return Err(flotilla_shared::client::unexpected(&response)) };
+    let results = results.into_iter().next().unwrap_or_else(|| Ok(vec![]))?;
+    let results: Vec<Json> = results
+        .iter()
+        .map(|result| {
+            let mut line = object!({ "last_insert_id": result.last_insert_id, "rows_affected": result.rows_affected });
+            if let Some(rows) = &result.rows {
+                line["columns"] = object!(rows.columns);
+                line["values"] = values(rows);
+            }
+            line
+        })
+        .collect();
+    Ok(json(200, &object!({ "results": results })))
+}
+
+fn values(rows: &Rows) -> Json {
+    rows.values.iter().map(|row| row.iter().map(|value| value.to_json()).collect::<Json>()).collect()
+}
+
+async fn query(host: &Arc<Host>, request: &mut HttpRequest) -> Result<HttpResponse, Error> {
+    let body = if request.body.is_empty() { Json::Null } else { request.json()? };
+    let group = shard_of(request)?;
+    let level = match request.param("level") {
+        None => Default::default(),
+        Some(text) => serde_json::from_value(text.into())
+            .map_err(|_| Error::new(Code::BadRequest, "`level` is linearizable, lease or none"))?,
+    };
+    let statement = statement(request.param("q").or(body["query"].as_str()), body.get("args"))?;
+    let read = Read { route: None, statement, level, freshness_ms: request.parsed("freshness")? };
+    match crate::server::handle(host, Request::Read { group, read }, TIMEOUT).await? {
+        Response::Rows(rows) => Ok(json(
+            200,
+            &object!({ "results": [{ "columns": rows.columns, "types": rows.types, "values": values(&rows) }] }),
+        )),
+        other => Err(flotilla_shared::client::unexpected(&other)),
+    }
+}
+
+async fn remove(host: &Arc<Host>, request: &mut HttpRequest) -> Result<HttpResponse, Error> {
+    let body = request.json()?;
+    let node = body["node"]
+        .as_u64()
+        .map(NodeId)
+        .ok_or_else(|| Error::new(Code::BadRequest, "`node` is the id of the node that leaves"))?;
+    let job = JobKind::Remove { node };
+    match host.cluster().meta(MetaCommand::CreateJob(job), Instant::now() + TIMEOUT).await? {
+        MetaReply::Job(job) => Ok(json(202, &object!({ "job": job.to_string() }))),
+        other => Err(Error::new(Code::Internal, format!("no job was made: {other:?}"))),
+    }
+}

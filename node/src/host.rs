@@ -1,0 +1,425 @@
+//! The host: replicas of groups on this node, and the manifest that says which.
+//!
+//! `node.json` in the data folder holds who this node is (a random instance id made with the folder,
+//! the cluster and node id once it has them) and the replicas it hosts. It is written aside, synced
+//! and renamed before a replica starts, so a replica that ever voted is never forgotten. A folder
+//! without it is a new node: a wiped one comes back under another instance and other raft ids.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use flotilla_shared::client::Cluster;
+use flotilla_shared::error::{Code, Error};
+use flotilla_shared::ids::{GroupId, NodeId, ReplicaId, RequestId};
+use flotilla_shared::wire::{Identity, NodeStatus, ReplicaStatus};
+use futures::future::join_all;
+use openraft::async_runtime::WatchReceiver;
+use openraft::{Config, Instant as _, ServerState, SnapshotPolicy};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+
+use crate::consensus::Types;
+use crate::log::{GroupLog, RealDisk, Wal, WalOptions, WriterThread};
+use crate::network::Network;
+use crate::options::NodeOptions;
+use crate::propose::{MAX_WAITING, Proposal, ReadTicket, confirm_reads, propose_writes};
+use crate::state::machine::StateHandle;
+use crate::state::{Executor, StateMachine, Store};
+
+/// openraft's handle of one replica.
+pub type Raft = openraft::Raft<Types, StateMachine<Types>>;
+
+/// Entries that a slow follower may still get from the log after compaction, instead of pages.
+const KEPT_ENTRIES: u64 = 1000;
+
+/// Entries of one append request: a request is bounded in bytes by the log, this keeps openraft's own
+/// bookkeeping per request small.
+const MAX_ENTRIES_PER_APPEND: u64 = 512;
+
+/// Who this node is and what it hosts.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Manifest {
+    instance: u128,
+    cluster: u128,
+    node: NodeId,
+    replicas: Vec<(GroupId, ReplicaId)>,
+}
+
+/// Blocking work of replicas on tokio's threads.
+struct Threads;
+
+impl Executor for Threads {
+    fn block(&self, work: &mut dyn FnMut()) {
+        tokio::task::block_in_place(work);
+    }
+
+    fn spawn(&self, work: Box<dyn FnOnce() + Send>) {
+        tokio::task::spawn_blocking(work);
+    }
+}
+
+/// One replica at work.
+pub struct Replica {
+    group: GroupId,
+    id: ReplicaId,
+    raft: Raft,
+    state: StateHandle,
+    proposals: mpsc::Sender<Proposal>,
+    reads: mpsc::Sender<ReadTicket>,
+    votes_from: Instant,
+}
+
+impl Replica {
+    /// Its group.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Its raft id.
+    pub fn id(&self) -> ReplicaId {
+        self.id
+    }
+
+    /// openraft's handle.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// Its database.
+    pub fn state(&self) -> &StateHandle {
+        &self.state
+    }
+
+    /// The queue of writes.
+    pub fn proposals(&self) -> &mpsc::Sender<Proposal> {
+        &self.proposals
+    }
+
+    /// The queue of reads that wait for a confirmation.
+    pub fn reads(&self) -> &mpsc::Sender<ReadTicket> {
+        &self.reads
+    }
+
+    /// After a restart a replica keeps its vote back for one election timeout: it may have promised
+    /// it to a leader that still relies on the lease, and the promise is not on disk.
+    pub fn may_vote(&self) -> bool {
+        Instant::now() >= self.votes_from
+    }
+
+    /// Does this replica lead, as far as it knows?
+    pub fn leads(&self) -> bool {
+        self.raft.metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    fn status(&self) -> ReplicaStatus {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let members = metrics.membership_config.membership();
+        let leader = metrics.current_leader.and_then(|id| members.get_node(&id).map(|peer| peer.node));
+        let role = match (metrics.running_state.is_ok(), metrics.state) {
+            (false, _) | (_, ServerState::Shutdown) => "stopped",
+            (_, ServerState::Leader) => "leader",
+            (_, ServerState::Follower) => "follower",
+            (_, ServerState::Learner) => "learner",
+            (_, ServerState::Candidate) => "candidate",
+        };
+        ReplicaStatus {
+            group: self.group,
+            replica: self.id,
+            role: role.to_owned(),
+            leader,
+            term: metrics.current_term,
+            last_log: metrics.last_log_index.unwrap_or(0),
+            committed: metrics.local_committed.map_or(0, |id| id.index),
+            applied: metrics.last_applied.map_or(0, |id| id.index),
+            purged: metrics.purged.map_or(0, |id| id.index),
+            voters: members.voter_ids().map(ReplicaId).collect(),
+        }
+    }
+}
+
+/// All replicas of this node.
+pub struct Host {
+    options: NodeOptions,
+    folder: PathBuf,
+    wal: Wal,
+    cluster: Arc<Cluster>,
+    manifest: Mutex<Manifest>,
+    replicas: RwLock<HashMap<GroupId, Arc<Replica>>>,
+    changing: tokio::sync::Mutex<()>,
+    stopped: watch::Sender<bool>,
+    _writer: WriterThread,
+}
+
+impl Host {
+    /// Opens the data folder and starts the replicas that its manifest names.
+    ///
+    /// # Errors
+    /// What the disk says, a damaged log, a folder in use.
+    pub async fn open(options: NodeOptions, cluster: Arc<Cluster>) -> io::Result<Arc<Self>> {
+        let folder = options.data.clone();
+        fs::create_dir_all(folder.join("groups"))?;
+        let disk = RealDisk::new(folder.join("wal"))?;
+        let wal_options = WalOptions { fsync_delay: options.fsync_delay, ..WalOptions::default() };
+        let (wal, writer) = Wal::open(Arc::new(disk), wal_options).map_err(io::Error::other)?;
+        let mut manifest = read_manifest(&folder)?;
+        if manifest.instance == 0 {
+            manifest.instance = RequestId::random().0;
+            write_manifest(&folder, &manifest)?;
+        }
+        let host = Arc::new(Self {
+            folder,
+            wal,
+            cluster,
+            manifest: Mutex::new(manifest.clone()),
+            replicas: RwLock::default(),
+            changing: tokio::sync::Mutex::new(()),
+            stopped: watch::channel(false).0,
+            _writer: writer.spawn()?,
+            options,
+        });
+        for (group, replica) in manifest.replicas {
+            host.start(group, replica, true).await?;
+        }
+        Ok(host)
+    }
+
+    /// The settings.
+    pub fn options(&self) -> &NodeOptions {
+        &self.options
+    }
+
+    /// The client that this node uses to talk to others.
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// The shared log.
+    pub fn wal(&self) -> &Wal {
+        &self.wal
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> Identity {
+        let manifest = self.manifest.lock().unwrap_or_else(PoisonError::into_inner);
+        Identity {
+            node: if manifest.cluster == 0 { self.options.id } else { manifest.node },
+            instance: manifest.instance,
+            cluster: manifest.cluster,
+            raft_addr: self.options.raft.clone(),
+            http_addr: self.options.http.clone(),
+            groups: self.options.groups.clone(),
+        }
+    }
+
+    /// The replica of a group, if it is hosted here.
+    pub fn replica(&self, group: GroupId) -> Option<Arc<Replica>> {
+        self.replicas.read().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
+    }
+
+    /// All replicas hosted here.
+    pub fn replicas(&self) -> Vec<Arc<Replica>> {
+        let mut replicas: Vec<_> =
+            self.replicas.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        replicas.sort_by_key(|replica| replica.group);
+        replicas
+    }
+
+    /// The replica of a group.
+    ///
+    /// # Errors
+    /// [`Code::NotLeader`]: a node that hosts none certainly does not lead.
+    pub fn hosted(&self, group: GroupId) -> Result<Arc<Replica>, Error> {
+        self.replica(group).ok_or_else(|| Error {
+            message: format!("this node hosts no replica of {group}"),
+            ..Error::not_leader(self.cluster.leader(group))
+        })
+    }
+
+    /// State for `/status`.
+    pub fn status(&self) -> NodeStatus {
+        NodeStatus {
+            identity: self.identity(),
+            replicas: self.replicas().iter().map(|replica| replica.status()).collect(),
+        }
+    }
+
+    /// Notes which cluster this node belongs to.
+    ///
+    /// # Errors
+    /// [`Code::WrongPeer`] when it belongs to another one, or what the disk says.
+    pub fn adopt(&self, cluster: u128, node: NodeId) -> Result<(), Error> {
+        self.change_manifest(|manifest| {
+            if manifest.cluster != 0 && (manifest.cluster, manifest.node) != (cluster, node) {
+                return Err(Error::new(
+                    Code::WrongPeer,
+                    format!("this node is node {} of cluster {:x}", manifest.node, manifest.cluster),
+                ));
+            }
+            (manifest.cluster, manifest.node) = (cluster, node);
+            Ok(())
+        })
+    }
+
+    /// Makes and starts a replica unless it is here.
+    ///
+    /// # Errors
+    /// [`Code::Conflict`] when another replica of the group is here, or what the disk says.
+    pub async fn create_replica(self: &Arc<Self>, group: GroupId, id: ReplicaId) -> Result<(), Error> {
+        let _changing = self.changing.lock().await;
+        if let Some(present) = self.replica(group) {
+            return match present.id == id {
+                true => Ok(()),
+                false => Err(Error::new(Code::Conflict, format!("replica {} of {group} is here already", present.id))),
+            };
+        }
+        self.change_manifest(|manifest| {
+            manifest.replicas.push((group, id));
+            Ok(())
+        })?;
+        self.start(group, id, false).await.map_err(|error| Error::new(Code::Storage, error.to_string()))
+    }
+
+    /// Stops a replica and deletes what it holds.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub async fn drop_replica(&self, group: GroupId, id: ReplicaId) -> Result<(), Error> {
+        let _changing = self.changing.lock().await;
+        let Some(replica) = self.replica(group).filter(|replica| replica.id == id) else { return Ok(()) };
+        self.replicas.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
+        replica.raft.shutdown().await.ok();
+        self.change_manifest(|manifest| {
+            manifest.replicas.retain(|(_, replica)| *replica != id);
+            Ok(())
+        })?;
+        self.wal.remove_group(group).await.map_err(|error| Error::new(Code::Storage, error.to_string()))?;
+        fs::remove_dir_all(self.group_folder(group, id)).map_err(|error| Error::new(Code::Storage, error.to_string()))
+    }
+
+    fn group_folder(&self, group: GroupId, id: ReplicaId) -> PathBuf {
+        self.folder.join("groups").join(format!("{group}-{id}"))
+    }
+
+    async fn start(self: &Arc<Self>, group: GroupId, id: ReplicaId, restarted: bool) -> io::Result<()> {
+        let folder = self.group_folder(group, id);
+        let (store, db) = Store::open(&folder, Arc::new(Threads), self.options.readers)?;
+        let state = StateHandle::open(store, db, group)?;
+        let config = self.raft_config(group).validate().map_err(io::Error::other)?;
+        let network = Network::new(Arc::clone(&self.cluster), group);
+        let log: GroupLog<Types> = GroupLog::new(self.wal.clone(), group);
+        let raft = Raft::new(id.0, Arc::new(config), network, log, state.machine()).await.map_err(io::Error::other)?;
+        let (proposals, waiting_writes) = mpsc::channel(MAX_WAITING);
+        let (reads, waiting_reads) = mpsc::channel(MAX_WAITING);
+        tokio::spawn(propose_writes(raft.clone(), waiting_writes));
+        tokio::spawn(confirm_reads(raft.clone(), waiting_reads));
+        let hold = if restarted { self.options.election_timeout_max } else { Duration::ZERO };
+        let votes_from = Instant::now() + hold;
+        let replica = Arc::new(Replica { group, id, raft, state, proposals, reads, votes_from });
+        tracing::info!(%group, replica = %id, "replica started");
+        self.replicas.write().unwrap_or_else(PoisonError::into_inner).insert(group, replica);
+        Ok(())
+    }
+
+    fn raft_config(&self, group: GroupId) -> Config {
+        let options = &self.options;
+        Config {
+            cluster_name: group.to_string(),
+            heartbeat_interval: options.heartbeat_interval.as_millis() as u64,
+            election_timeout_min: options.election_timeout_min.as_millis() as u64,
+            election_timeout_max: options.election_timeout_max.as_millis() as u64,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_threshold),
+            max_in_snapshot_log_to_keep: KEPT_ENTRIES.min(options.snapshot_threshold),
+            replication_lag_threshold: options.snapshot_threshold * 2 + KEPT_ENTRIES,
+            purge_batch_size: 256,
+            max_payload_entries: MAX_ENTRIES_PER_APPEND,
+            enable_pre_vote: Some(true),
+            ..Config::default()
+        }
+    }
+
+    fn change_manifest(&self, change: impl FnOnce(&mut Manifest) -> Result<(), Error>) -> Result<(), Error> {
+        let mut manifest = self.manifest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = manifest.clone();
+        change(&mut changed)?;
+        write_manifest(&self.folder, &changed).map_err(|error| Error::new(Code::Storage, error.to_string()))?;
+        *manifest = changed;
+        Ok(())
+    }
+
+    /// Hands leadership to other replicas where there are any, then stops all replicas.
+    pub async fn stop(&self) {
+        let replicas = self.replicas();
+        let patience = self.options.election_timeout_min;
+        join_all(replicas.iter().filter(|replica| replica.leads()).map(|replica| hand_over(replica, patience))).await;
+        join_all(replicas.iter().map(|replica| replica.raft.shutdown())).await;
+        self.stopped.send_replace(true);
+    }
+
+    /// Waits until the replicas have been stopped; then nothing that still waits will be answered.
+    pub async fn stopped(&self) {
+        // The sender lives as long as the host.
+        self.stopped.subscribe().wait_for(|stopped| *stopped).await.ok();
+    }
+}
+
+/// Transfers leadership to the follower that is furthest, and waits until it leads or a while passed.
+/// Without a majority in reach within `patience` there is nobody to take over.
+async fn hand_over(replica: &Replica, patience: Duration) {
+    let target = {
+        let metrics = replica.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.last_quorum_acked.as_ref().is_none_or(|at| at.elapsed() > patience) {
+            return;
+        }
+        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
+        metrics.replication.as_ref().and_then(|progress| {
+            progress
+                .iter()
+                .filter(|(id, matched)| **id != replica.id.0 && voters.contains(id) && matched.is_some())
+                .max_by_key(|(_, matched)| **matched)
+                .map(|(id, _)| *id)
+        })
+    };
+    let Some(target) = target else { return };
+    if replica.raft.trigger().transfer_leader(target).await.is_err() {
+        return;
+    }
+    let wait = replica.raft.wait(Some(HAND_OVER_WAIT));
+    if wait.metrics(|metrics| metrics.current_leader == Some(target), "leadership handed over").await.is_err() {
+        tracing::warn!(group = %replica.group, "leadership was not taken over in time");
+    }
+}
+
+/// How long a stopping node waits for another to take over one group: an election takes less.
+const HAND_OVER_WAIT: Duration = Duration::from_secs(2);
+
+fn read_manifest(folder: &Path) -> io::Result<Manifest> {
+    let path = folder.join("node.json");
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Manifest::default()),
+        Err(error) => Err(error),
+    }
+}
+
+fn write_manifest(folder: &Path, manifest: &Manifest) -> io::Result<()> {
+    write_synced(folder, "node.json", &serde_json::to_vec_pretty(manifest)?)
+}
+
+/// Replaces a file so that a crash leaves the old or the new one.
+///
+/// # Errors
+/// What the disk says.
+pub fn write_synced(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let aside = folder.join(format!("{name}.new"));
+    let mut file = File::create(&aside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&aside, folder.join(name))?;
+    File::open(folder)?.sync_all()
+}

@@ -1,0 +1,151 @@
+//! Long work, driven by the leader of `meta`.
+//!
+//! One job at a time, in order of ids. A driver takes the first job that has not ended and works
+//! through its steps; each step is idempotent where it lands (in a shard, in a group's membership, in
+//! the registry), so a driver that dies is followed by one that starts the steps over, and two that
+//! overlap for a moment do no harm: a job ends once, and the loser of that race is refused.
+//!
+//! A step that cannot be taken now (a shard without a leader) is tried again until it can, with the
+//! reason shown in `GET /job/{id}`; a step that is refused ends the job as failed, undone.
+
+mod membership;
+mod register;
+mod schema;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_shared::client::{Cluster, unexpected};
+use flotilla_shared::error::{Class, Code, Error};
+use flotilla_shared::ids::{GroupId, META};
+use flotilla_shared::registry::{Effect, Job, JobKind, JobState, MetaCommand, Registry};
+use flotilla_shared::wire::{Request, Response, ShardCommand, ShardReply};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::host::Host;
+
+/// How long one step may take before it counts as stuck and is tried anew.
+const STEP: Duration = Duration::from_secs(10);
+
+/// Pause after a step that could not be taken.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// How often a node looks whether it has come to lead `meta`.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Drives jobs whenever this node leads `meta`, until `stop`.
+pub async fn drive(host: Arc<Host>, mut stop: watch::Receiver<bool>) {
+    let work = async {
+        loop {
+            match host.replica(META).filter(|replica| replica.leads()) {
+                Some(replica) => {
+                    let mut registry = replica.state().registry();
+                    let next = registry.borrow_and_update().jobs.values().find(|job| is_due(job)).cloned();
+                    match next {
+                        Some(job) => run(&host, job).await,
+                        // A new job or the loss of leadership; the latter is only looked for.
+                        None => drop(tokio::time::timeout(LOOK * 10, registry.changed()).await),
+                    }
+                }
+                None => tokio::time::sleep(LOOK).await,
+            }
+        }
+    };
+    tokio::select! {
+        () = work => (),
+        _ = stop.wait_for(|stop| *stop) => (),
+    }
+}
+
+fn is_due(job: &Job) -> bool {
+    job.state == JobState::Running
+}
+
+/// One attempt at one job.
+async fn run(host: &Arc<Host>, job: Job) {
+    let driver = Driver { cluster: host.cluster(), job: &job };
+    let outcome = match driver.registry().await {
+        Ok(registry) => match &job.kind {
+            JobKind::Schema { sql, table } => schema::run(&driver, &registry, sql, table.as_deref()).await,
+            JobKind::Register(registration) => register::run(&driver, &registry, registration).await,
+            JobKind::AddToShard { table, shard } => register::add_to_shard(&driver, &registry, table, *shard).await,
+            JobKind::Join { node, groups } => membership::join(&driver, &registry, *node, groups).await,
+            JobKind::Remove { node } => membership::remove(&driver, &registry, *node).await,
+        },
+        Err(error) => Err(error),
+    };
+    let ended = match outcome {
+        Ok(effects) => driver.end(JobState::Done, None, effects).await,
+        Err(error) if error.code.class() == Class::Refused => {
+            tracing::info!(job = %job.id, %error, "job failed");
+            driver.end(JobState::Failed, Some(error), vec![]).await
+        }
+        Err(error) => {
+            tracing::debug!(job = %job.id, %error, "a job's step is tried again");
+            driver.note("waiting", 0, Some(error)).await;
+            tokio::time::sleep(PAUSE).await;
+            return;
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(job = %job.id, %error, "a job could not be ended here");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// What a job's steps work with.
+struct Driver<'a> {
+    cluster: &'a Arc<Cluster>,
+    job: &'a Job,
+}
+
+impl Driver<'_> {
+    fn deadline(&self) -> Instant {
+        Instant::now() + STEP
+    }
+
+    /// The registry as of now, and proof that this job has not ended.
+    async fn registry(&self) -> Result<Arc<Registry>, Error> {
+        let registry = self.cluster.refresh(self.deadline()).await?;
+        match registry.jobs.get(&self.job.id) {
+            Some(job) if is_due(job) => Ok(registry),
+            _ => Err(Error::new(Code::Unavailable, "another driver has taken this job further")),
+        }
+    }
+
+    /// Takes a step on a shard.
+    async fn shard(&self, group: GroupId, command: ShardCommand) -> Result<ShardReply, Error> {
+        match self.cluster.call(group, Request::Shard { group, command }, self.deadline()).await? {
+            Response::Shard(reply) => Ok(reply),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Sends a request to one node.
+    async fn node(&self, addr: &str, request: Request) -> Result<Response, Error> {
+        match self.cluster.pool().request(addr, request, STEP).await {
+            Ok(answer) => answer,
+            Err(error) => Err(Error::new(Code::Unavailable, error.to_string())),
+        }
+    }
+
+    /// Shows what the job is at. Not worth failing for.
+    async fn note(&self, step: &str, percent: u8, error: Option<Error>) {
+        let same = self
+            .cluster
+            .registry()
+            .jobs
+            .get(&self.job.id)
+            .is_some_and(|job| job.step == step && job.percent == percent && job.error == error);
+        if !same {
+            let command = MetaCommand::StepJob { job: self.job.id, step: step.to_owned(), percent, error };
+            self.cluster.meta(command, self.deadline()).await.ok();
+        }
+    }
+
+    async fn end(&self, state: JobState, error: Option<Error>, effects: Vec<Effect>) -> Result<(), Error> {
+        let command = MetaCommand::EndJob { job: self.job.id, state, error, effects };
+        self.cluster.meta(command, self.deadline()).await.map(drop)
+    }
+}

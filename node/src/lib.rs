@@ -1,0 +1,22 @@
+//! A node: the process that hosts replicas of groups.
+//!
+//! The life of a write here: it arrives as a frame on the internal port ([`server`]), waits in its
+//! group's queue, and is proposed together with all that wait ([`propose`]); openraft appends it to
+//! the shared log ([`log`]) and sends it to the followers ([`network`]); once a majority has synced
+//! it, the state machine ([`state`]) applies it and answers. [`host`] starts and stops replicas,
+//! [`bootstrap`] brings a cluster into being, [`jobs`] drives long work from the leader of `meta`,
+//! [`api`] answers people over HTTP.
+
+pub mod api;
+pub mod bootstrap;
+pub mod consensus;
+pub mod host;
+pub mod jobs;
+pub mod log;
+pub mod metrics;
+pub mod network;
+pub mod options;
+pub mod propose;
+pub mod run;
+pub mod server;
+pub mod state;

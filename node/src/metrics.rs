@@ -1,0 +1,54 @@
+//! `/metrics` of a node, read from its parts when asked, so that nothing is counted twice.
+
+use std::sync::atomic::Ordering;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::host::Host;
+
+type PerGroup = Family<Vec<(&'static str, String)>, Gauge>;
+
+/// The OpenMetrics text.
+pub fn render(host: &Host) -> String {
+    let mut registry = Registry::with_prefix("flotilla_node");
+    let mut family = |name: &str, help: &str| {
+        let family = PerGroup::default();
+        registry.register(name, help, family.clone());
+        family
+    };
+    let leader = family("leader", "1 when this node leads the group");
+    let term = family("term", "Term of the group");
+    let last_log = family("last_log_index", "Index of the last log entry");
+    let committed = family("committed_index", "Index of the last entry known to be committed");
+    let applied = family("applied_index", "Index of the last entry applied");
+    let purged = family("purged_index", "Index up to which the log was purged");
+    for replica in host.status().replicas {
+        let labels = vec![("group", replica.group.to_string())];
+        leader.get_or_create(&labels).set(i64::from(replica.role == "leader"));
+        term.get_or_create(&labels).set(replica.term as i64);
+        last_log.get_or_create(&labels).set(replica.last_log as i64);
+        committed.get_or_create(&labels).set(replica.committed as i64);
+        applied.get_or_create(&labels).set(replica.applied as i64);
+        purged.get_or_create(&labels).set(replica.purged as i64);
+    }
+    let stats = host.wal().stats();
+    let mut gauge = |name: &str, help: &str, unit: Option<Unit>, value: u64| {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(value as i64);
+        match unit {
+            Some(unit) => registry.register_with_unit(name, help, unit, gauge),
+            None => registry.register(name, help, gauge),
+        }
+    };
+    gauge("log_fsyncs", "Syncs of the log since start", None, stats.fsyncs.load(Ordering::Relaxed));
+    gauge("log_records", "Records written to the log since start", None, stats.records.load(Ordering::Relaxed));
+    gauge("log_segments", "Segment files of the log", None, stats.segments.load(Ordering::Relaxed));
+    gauge("log_written", "Written to the log since start", Some(Unit::Bytes), stats.bytes.load(Ordering::Relaxed));
+    gauge("log_queue", "Waiting for the log", Some(Unit::Bytes), stats.queue_bytes.load(Ordering::Relaxed));
+    let mut text = String::new();
+    encode(&mut text, &registry).expect("writing to a string succeeds");
+    text
+}

@@ -1,0 +1,188 @@
+//! From waiting writes to log entries, and shared rounds of ReadIndex.
+//!
+//! All writes that wait when the last proposal has been handed over become one entry: an idle group
+//! proposes at once, a busy one proposes many together, and no timer is in the way. A bounded number
+//! of entries is under way, so that the next one gathers while they replicate.
+
+use std::sync::Arc;
+
+use flotilla_shared::error::{Code, Error};
+use flotilla_shared::ids::NodeId;
+use flotilla_shared::rpc::Reply;
+use flotilla_shared::wire::{Body, Command, Outcome, Response, Write};
+use openraft::ReadPolicy;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::impls::ProgressResponder;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::consensus::Types;
+use crate::host::Raft;
+
+/// Requests that may wait for a proposal; beyond it they are refused with `overloaded`.
+pub const MAX_WAITING: usize = 4096;
+
+/// Writes of one entry: beyond some hundreds nothing is gained, and one entry is applied in one go.
+const MAX_WRITES_PER_ENTRY: usize = 1024;
+
+/// Bytes of one entry, unless a single request is larger.
+const MAX_ENTRY_BYTES: usize = 1 << 20;
+
+/// Bytes that one request may bring into the log.
+pub const MAX_REQUEST_BYTES: usize = 8 << 20;
+
+/// Entries of one group under way. With one, writes would wait a whole round trip for the next; with
+/// many, entries are small and each costs its own bookkeeping.
+const MAX_UNDER_WAY: usize = 4;
+
+/// Writes with the place where their results go.
+pub struct Proposal {
+    /// In order.
+    pub writes: Vec<Write>,
+    /// Where the results go.
+    pub reply: Reply,
+}
+
+/// Microseconds since 1970.
+pub fn now_us() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
+}
+
+/// A command with the time and randomness that apply will see.
+pub fn command(body: Body) -> Command {
+    Command { at_us: now_us(), seed: flotilla_shared::ids::RequestId::random().0 as u64, body }
+}
+
+/// Sends an answer to a request.
+pub async fn respond(reply: Reply, response: Result<Response, Error>) {
+    reply.send(postcard::to_stdvec(&response).expect("responses encode").into()).await;
+}
+
+/// Proposes what waits, until the queue closes.
+pub async fn propose_writes(raft: Raft, mut queue: mpsc::Receiver<Proposal>) {
+    let places = Arc::new(Semaphore::new(MAX_UNDER_WAY));
+    let mut held: Option<Proposal> = None;
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
+        let first = match held.take() {
+            Some(first) => first,
+            None => match queue.recv().await {
+                Some(first) => first,
+                None => return,
+            },
+        };
+        let (mut writes, mut replies) = (Vec::new(), Vec::new());
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(proposal) = next.take() {
+            let size: usize = proposal.writes.iter().map(Write::size_bytes).sum();
+            let full = writes.len() + proposal.writes.len() > MAX_WRITES_PER_ENTRY || bytes + size > MAX_ENTRY_BYTES;
+            if full && !writes.is_empty() {
+                held = Some(proposal);
+                break;
+            }
+            bytes += size;
+            replies.push((proposal.writes.len(), proposal.reply));
+            writes.extend(proposal.writes);
+            next = queue.try_recv().ok();
+        }
+        let (responder, outcome) = ProgressResponder::complete_only();
+        let sent = raft.client_write_ff(command(Body::Writes(writes)), Some(responder)).await;
+        tokio::spawn(async move {
+            let outcome = match sent {
+                Ok(()) => match outcome.await {
+                    Ok(Ok(response)) => Ok(response.data),
+                    Ok(Err(error)) => Err(write_error(&error)),
+                    Err(_) => Err(stopped()),
+                },
+                Err(_) => Err(stopped()),
+            };
+            drop(place);
+            distribute(outcome, replies).await;
+        });
+    }
+}
+
+async fn distribute(outcome: Result<Outcome, Error>, replies: Vec<(usize, Reply)>) {
+    match outcome {
+        Ok(Outcome::Writes(results)) => {
+            let mut results = results.into_iter();
+            for (count, reply) in replies {
+                respond(reply, Ok(Response::Writes(results.by_ref().take(count).collect()))).await;
+            }
+        }
+        Ok(_) => {
+            for (_, reply) in replies {
+                respond(reply, Err(Error::new(Code::Internal, "an entry gave an outcome of another kind"))).await;
+            }
+        }
+        Err(error) => {
+            for (_, reply) in replies {
+                respond(reply, Err(error.clone())).await;
+            }
+        }
+    }
+}
+
+/// Proposes one command that is not a client's write.
+///
+/// # Errors
+/// When this replica does not lead or stops.
+pub async fn propose_one(raft: &Raft, body: Body) -> Result<Outcome, Error> {
+    match raft.client_write(command(body)).await {
+        Ok(response) => Ok(response.data),
+        Err(RaftError::APIError(error)) => Err(write_error(&error)),
+        Err(RaftError::Fatal(_)) => Err(stopped()),
+    }
+}
+
+/// What a refused proposal means. An entry that was discarded may have been committed by the next
+/// leader; the request id makes the retry safe.
+pub fn write_error(error: &ClientWriteError<Types>) -> Error {
+    match error {
+        ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward) => {
+            Error::not_leader(forward.leader_node.as_ref().map(|peer| peer.node))
+        }
+        other => Error::new(Code::Conflict, other.to_string()),
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(Code::ShuttingDown, "this replica has stopped").hint("retry; another replica takes over")
+}
+
+/// What a refused read means.
+fn read_error(error: &RaftError<Types, LinearizableReadError<Types>>) -> Error {
+    match error {
+        RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
+            Error::not_leader(forward.leader_node.as_ref().map(|peer| -> NodeId { peer.node }))
+        }
+        RaftError::APIError(other) => Error::new(Code::Unavailable, other.to_string()),
+        RaftError::Fatal(_) => stopped(),
+    }
+}
+
+/// A read that waits until the state machine has caught up with all writes before it.
+pub type ReadTicket = oneshot::Sender<Result<(), Error>>;
+
+/// Confirms leadership once for all reads that wait. A read that comes during a round waits for the
+/// next, since the round's index may be older than a write that the reader knows of.
+pub async fn confirm_reads(raft: Raft, mut queue: mpsc::Receiver<ReadTicket>) {
+    let mut tickets = Vec::new();
+    while queue.recv_many(&mut tickets, MAX_WAITING).await > 0 {
+        let confirmed = match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(read_error(&error)),
+        };
+        for ticket in tickets.drain(..) {
+            ticket.send(confirmed.clone()).ok();
+        }
+    }
+}
+
+/// Confirms leadership by the lease.
+///
+/// # Errors
+/// When the lease has run out or this replica does not lead.
+pub async fn confirm_lease(raft: &Raft) -> Result<(), Error> {
+    raft.ensure_linearizable(ReadPolicy::LeaseRead).await.map(drop).map_err(|error| read_error(&error))
+}

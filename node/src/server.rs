@@ -1,0 +1,276 @@
+//! The internal port: requests of proxies, nodes and the command line, and Raft messages.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use flotilla_shared::error::{Code, Error};
+use flotilla_shared::ids::{GroupId, META, NodeId, ReplicaId};
+use flotilla_shared::registry::Registry;
+use flotilla_shared::rpc::{KIND_REQUEST, Reply, Session};
+use flotilla_shared::wire::{Body, Envelope, Level, MemberChange, Outcome, Read, Request, Response, Rows, Write};
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{InitializeError, RaftError};
+use openraft::{ChangeMembers, Instant as _};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::consensus::Peer;
+use crate::host::{Host, Replica};
+use crate::network::{KIND_RAFT, RaftSession};
+use crate::propose::{MAX_REQUEST_BYTES, Proposal, confirm_lease, propose_one, respond, write_error};
+use crate::state::store::block;
+
+/// Longest that a watch may wait.
+const MAX_WATCH: Duration = Duration::from_secs(60);
+
+/// Longest that a read may take.
+const MAX_READ: Duration = Duration::from_secs(60);
+
+/// What one peer's connection brings.
+pub struct NodeSession {
+    host: Arc<Host>,
+    raft: RaftSession,
+}
+
+impl NodeSession {
+    /// For a new connection.
+    pub fn new(host: Arc<Host>) -> Self {
+        Self { raft: RaftSession::new(Arc::clone(&host)), host }
+    }
+}
+
+impl Session for NodeSession {
+    fn handle(&mut self, kind: u8, payload: Bytes, reply: Reply) {
+        match kind {
+            KIND_RAFT => self.raft.handle(&payload, reply),
+            KIND_REQUEST => match postcard::from_bytes::<Envelope>(&payload) {
+                Ok(envelope) => dispatch(&self.host, envelope, reply),
+                Err(error) => {
+                    refuse(reply, Error::new(Code::BadRequest, format!("a request does not decode: {error}")))
+                }
+            },
+            _ => refuse(reply, Error::new(Code::BadRequest, format!("frames of kind {kind} are unknown here"))),
+        }
+    }
+}
+
+fn refuse(reply: Reply, error: Error) {
+    tokio::spawn(respond(reply, Err(error)));
+}
+
+/// Writes go into their group's queue without a task of their own; everything else gets one.
+fn dispatch(host: &Arc<Host>, envelope: Envelope, reply: Reply) {
+    match envelope.request {
+        Request::Write { group, writes } => enqueue(host, group, writes, reply),
+        request => {
+            let host = Arc::clone(host);
+            let timeout = Duration::from_millis(envelope.timeout_ms);
+            tokio::spawn(async move {
+                let response = tokio::select! {
+                    response = handle(&host, request, timeout) => response,
+                    () = host.stopped() => Err(Error::new(Code::ShuttingDown, "this node is stopping")),
+                };
+                respond(reply, response).await;
+            });
+        }
+    }
+}
+
+fn enqueue(host: &Host, group: GroupId, writes: Vec<Write>, reply: Reply) {
+    let replica = match host.hosted(group) {
+        Ok(replica) => replica,
+        Err(error) => return refuse(reply, error),
+    };
+    let bytes: usize = writes.iter().map(Write::size_bytes).sum();
+    if bytes > MAX_REQUEST_BYTES {
+        let error =
+            Error::new(Code::TooLarge, format!("a write of {bytes} bytes is over the limit of {MAX_REQUEST_BYTES}"))
+                .hint("split it, or keep large blobs elsewhere");
+        return refuse(reply, error);
+    }
+    if let Err(refused) = replica.proposals().try_send(Proposal { writes, reply }) {
+        let (proposal, error) = match refused {
+            mpsc::error::TrySendError::Full(proposal) => (
+                proposal,
+                Error::new(Code::Overloaded, format!("too many writes wait for {group}")).hint("retry after a moment"),
+            ),
+            mpsc::error::TrySendError::Closed(proposal) => {
+                (proposal, Error::new(Code::ShuttingDown, "this replica has stopped"))
+            }
+        };
+        refuse(proposal.reply, error);
+    }
+}
+
+/// Handles one request.
+///
+/// # Errors
+/// What the caller is told.
+pub async fn handle(host: &Arc<Host>, request: Request, timeout: Duration) -> Result<Response, Error> {
+    match request {
+        Request::Identify => Ok(Response::Identity(host.identity())),
+        Request::Status => Ok(Response::Status(host.status())),
+        Request::Write { .. } => Err(Error::new(Code::Internal, "writes are queued, not handled")),
+        Request::Read { group, read } => read_rows(host, group, read, timeout).await.map(Response::Rows),
+        Request::Shard { group, command } => match propose_one(host.hosted(group)?.raft(), Body::Shard(command)).await?
+        {
+            Outcome::Shard(reply) => reply.map(Response::Shard),
+            _ => Err(another_kind()),
+        },
+        Request::Meta(command) => match propose_one(host.hosted(META)?.raft(), Body::Meta(Box::new(command))).await? {
+            Outcome::Meta(reply) => reply.map(Response::Meta),
+            _ => Err(another_kind()),
+        },
+        Request::Watch { since, wait_ms, fresh } => {
+            watch(host, since, Duration::from_millis(wait_ms), fresh).await.map(Response::Registry)
+        }
+        Request::CreateReplica { cluster, node, group, replica } => {
+            host.adopt(cluster, node)?;
+            host.create_replica(group, replica).await.map(|()| Response::Ok)
+        }
+        Request::DropReplica { group, replica } => host.drop_replica(group, replica).await.map(|()| Response::Ok),
+        Request::InitGroup { group, members } => init_group(host, group, members).await.map(|()| Response::Ok),
+        Request::Membership { group, change } => {
+            change_members(&*host.hosted(group)?, change).await.map(|()| Response::Ok)
+        }
+        Request::ContentHash(group) => {
+            let replica = host.hosted(group)?;
+            let state = replica.state();
+            let (index, hash) = block(state.store().executor(), || state.content_hash())
+                .map_err(|error| Error::new(Code::Storage, error.to_string()))?;
+            Ok(Response::ContentHash(index, hash))
+        }
+    }
+}
+
+fn another_kind() -> Error {
+    Error::new(Code::Internal, "an entry gave an outcome of another kind")
+}
+
+async fn read_rows(host: &Arc<Host>, group: GroupId, read: Read, timeout: Duration) -> Result<Rows, Error> {
+    let replica = host.hosted(group)?;
+    match read.level {
+        Level::Linearizable => {
+            let (ticket, confirmed) = oneshot::channel();
+            replica
+                .reads()
+                .try_send(ticket)
+                .map_err(|_| Error::new(Code::Overloaded, format!("too many reads wait for {group}")))?;
+            match tokio::time::timeout(timeout, confirmed).await {
+                Ok(Ok(result)) => result?,
+                Ok(Err(_)) => return Err(Error::new(Code::ShuttingDown, "this replica has stopped")),
+                Err(_) => return Err(Error::new(Code::Unavailable, format!("{group} has no majority at the moment"))),
+            }
+        }
+        Level::Lease => {
+            if !replica.may_vote() {
+                return Err(Error::new(
+                    Code::Unavailable,
+                    "this node has just started; its lease is not to be trusted yet",
+                ));
+            }
+            confirm_lease(replica.raft()).await?;
+        }
+        Level::None => check_freshness(&replica, read.freshness_ms)?,
+    }
+    let state = replica.state();
+    block(state.store().executor(), || state.store().readers().read(&read, timeout.min(MAX_READ)))
+}
+
+fn check_freshness(replica: &Replica, freshness_ms: Option<u64>) -> Result<(), Error> {
+    let Some(freshness_ms) = freshness_ms else { return Ok(()) };
+    // A replica that has applied what its leader had committed at the last heartbeat is as fresh as
+    // that heartbeat; followers are not told its time, so only leaders can promise one.
+    let metrics = replica.raft().metrics();
+    let acked = metrics.borrow_watched().last_quorum_acked.clone();
+    match acked {
+        Some(at) if at.elapsed() <= Duration::from_millis(freshness_ms) => Ok(()),
+        _ => Err(Error::not_leader(leader_of(replica))),
+    }
+}
+
+fn leader_of(replica: &Replica) -> Option<NodeId> {
+    let metrics = replica.raft().metrics();
+    let metrics = metrics.borrow_watched();
+    let leader = metrics.current_leader?;
+    metrics.membership_config.membership().get_node(&leader).map(|peer| peer.node)
+}
+
+/// The registry once it is newer than `since`. A node without a replica of `meta` passes on what it
+/// follows itself.
+async fn watch(host: &Arc<Host>, since: u64, wait: Duration, fresh: bool) -> Result<Option<Box<Registry>>, Error> {
+    let newer = |registry: &Registry| (registry.version > since).then(|| Box::new(registry.clone()));
+    if let Some(replica) = host.replica(META) {
+        if fresh {
+            let (ticket, confirmed) = oneshot::channel();
+            replica
+                .reads()
+                .try_send(ticket)
+                .map_err(|_| Error::new(Code::Overloaded, "too many reads wait for meta"))?;
+            confirmed.await.map_err(|_| Error::new(Code::ShuttingDown, "this replica has stopped"))??;
+        }
+        let mut registry = replica.state().registry();
+        let changed = registry.wait_for(|registry| registry.version > since);
+        return match tokio::time::timeout(wait.min(MAX_WATCH), changed).await {
+            Ok(Ok(registry)) => Ok(newer(&registry)),
+            Ok(Err(_)) => Err(Error::new(Code::ShuttingDown, "this replica has stopped")),
+            Err(_) => Ok(None),
+        };
+    }
+    if fresh {
+        return Err(Error::not_leader(host.cluster().leader(META)));
+    }
+    let deadline = tokio::time::Instant::now() + wait.min(MAX_WATCH);
+    match host.cluster().wait_until(deadline, |registry| registry.version > since).await {
+        Ok(registry) => Ok(newer(&registry)),
+        Err(_) => Ok(None),
+    }
+}
+
+async fn init_group(host: &Arc<Host>, group: GroupId, members: Vec<(ReplicaId, NodeId, String)>) -> Result<(), Error> {
+    let members: BTreeMap<u64, Peer> =
+        members.into_iter().map(|(replica, node, addr)| (replica.0, Peer { node, addr })).collect();
+    match host.hosted(group)?.raft().initialize(members).await {
+        // It was started before: by an earlier try, or it has heard from a leader already.
+        Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+        Err(error) => Err(Error::new(Code::Conflict, error.to_string())),
+    }
+}
+
+async fn change_members(replica: &Replica, change: MemberChange) -> Result<(), Error> {
+    let raft = replica.raft();
+    let (voter, known) = {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.membership();
+        let id = match &change {
+            MemberChange::AddLearner { replica, .. }
+            | MemberChange::Promote(replica)
+            | MemberChange::Remove(replica) => replica.0,
+        };
+        (members.voter_ids().any(|voter| voter == id), members.get_node(&id).is_some())
+    };
+    let changed = match change {
+        MemberChange::AddLearner { .. } if voter => return Ok(()),
+        MemberChange::AddLearner { replica, node, addr } => {
+            raft.add_learner(replica.0, Peer { node, addr }, true).await
+        }
+        MemberChange::Promote(_) if voter => return Ok(()),
+        MemberChange::Promote(id) => {
+            raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id.0])), true).await
+        }
+        MemberChange::Remove(_) if !known => return Ok(()),
+        MemberChange::Remove(id) if voter => {
+            raft.change_membership(ChangeMembers::RemoveVoters(BTreeSet::from([id.0])), false).await
+        }
+        MemberChange::Remove(id) => {
+            raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([id.0])), false).await
+        }
+    };
+    match changed {
+        Ok(_) => Ok(()),
+        Err(RaftError::APIError(error)) => Err(write_error(&error)),
+        Err(RaftError::Fatal(error)) => Err(Error::new(Code::ShuttingDown, error.to_string())),
+    }
+}

@@ -1,0 +1,130 @@
+//! The law: which slots this shard owns, by its own replicated table.
+//!
+//! Writes are checked against the copy in memory inside apply; reads against the table, inside their
+//! read transaction, so that what they read and what was checked are of one moment.
+
+use std::collections::HashMap;
+
+use flotilla_shared::error::{Code, Error};
+use flotilla_shared::ids::{Epoch, PlacementId, SchemaVersion};
+use flotilla_shared::registry::SlotSet;
+use flotilla_shared::wire::{Claim, Route};
+use rusqlite::{Connection, OptionalExtension};
+
+/// What a shard owns of one placement.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owned {
+    /// Raised with every change.
+    pub epoch: Epoch,
+    /// The slots.
+    pub slots: SlotSet,
+}
+
+/// What a shard owns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ownership {
+    /// By placement.
+    pub placements: HashMap<PlacementId, Owned>,
+}
+
+impl Ownership {
+    /// Reads the table.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn load(db: &Connection) -> rusqlite::Result<Self> {
+        let mut query = db.prepare("SELECT placement, epoch, slots FROM _flotilla_ownership")?;
+        let rows = query.query_map([], |row| {
+            Ok((
+                PlacementId(row.get(0)?),
+                Owned { epoch: epoch(row.get(1)?), slots: decode(row.get_ref(2)?.as_blob()?) },
+            ))
+        })?;
+        Ok(Self { placements: rows.collect::<Result<_, _>>()? })
+    }
+
+    /// Writes what is owned of a placement.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn set(&mut self, db: &Connection, placement: PlacementId, owned: Owned) -> rusqlite::Result<()> {
+        db.prepare_cached("REPLACE INTO _flotilla_ownership (placement, epoch, slots) VALUES (?1, ?2, ?3)")?.execute(
+            rusqlite::params![
+                placement.0,
+                owned.epoch.0 as i64,
+                postcard::to_stdvec(&owned.slots).expect("slot sets encode")
+            ],
+        )?;
+        self.placements.insert(placement, owned);
+        Ok(())
+    }
+
+    /// Does everything that a plan relies on hold here?
+    ///
+    /// # Errors
+    /// [`Code::StaleRoute`].
+    pub fn check(&self, schema: SchemaVersion, route: &Route) -> Result<(), Error> {
+        check_schema(schema, route)?;
+        route.claims.iter().try_for_each(|claim| check_claim(self.placements.get(&claim.placement), claim))
+    }
+}
+
+/// The same check for a read, against the tables as its transaction sees them.
+///
+/// # Errors
+/// [`Code::StaleRoute`], or what SQLite says.
+pub fn check_read(db: &Connection, schema: SchemaVersion, route: &Route) -> Result<(), Error> {
+    check_schema(schema, route)?;
+    for claim in &route.claims {
+        let owned = db
+            .prepare_cached("SELECT epoch, slots FROM _flotilla_ownership WHERE placement = ?1")
+            .and_then(|mut query| {
+                query
+                    .query_row([claim.placement.0], |row| {
+                        Ok(Owned { epoch: epoch(row.get(0)?), slots: decode(row.get_ref(1)?.as_blob()?) })
+                    })
+                    .optional()
+            })
+            .map_err(|error| Error::new(Code::Storage, error.to_string()))?;
+        check_claim(owned.as_ref(), claim)?;
+    }
+    Ok(())
+}
+
+fn check_schema(ours: SchemaVersion, route: &Route) -> Result<(), Error> {
+    if route.schema < ours {
+        return Err(stale(format!("planned with schema {}, this shard has {ours}", route.schema)));
+    }
+    Ok(())
+}
+
+fn check_claim(owned: Option<&Owned>, claim: &Claim) -> Result<(), Error> {
+    let Some(owned) = owned else {
+        return Err(stale(format!("this shard owns nothing of placement {}", claim.placement)));
+    };
+    match &claim.slots {
+        Some(slots) => {
+            let held = slots.ranges().iter().all(|range| {
+                (range.first.0..=range.last.0).all(|s| owned.slots.contains(flotilla_shared::ids::Slot(s)))
+            });
+            if held { Ok(()) } else { Err(stale(format!("a slot of placement {} is not owned here", claim.placement))) }
+        }
+        None if owned.epoch == claim.epoch => Ok(()),
+        None => Err(stale(format!(
+            "planned with version {} of placement {}, this shard is at {}",
+            claim.epoch, claim.placement, owned.epoch
+        ))),
+    }
+}
+
+fn stale(message: String) -> Error {
+    Error::new(Code::StaleRoute, message).hint("the proxy plans it again; a client may simply retry")
+}
+
+fn epoch(stored: i64) -> Epoch {
+    Epoch(stored as u64)
+}
+
+fn decode(blob: &[u8]) -> SlotSet {
+    postcard::from_bytes(blob).unwrap_or_default()
+}

@@ -1,0 +1,183 @@
+//! Reads: a pool of read-only connections, each read in a transaction of its own.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use flotilla_shared::error::{Code, Error};
+use flotilla_shared::value::Value;
+use flotilla_shared::wire::{Read, Rows};
+use rusqlite::{Connection, OpenFlags};
+
+use super::guard::{Guard, Mode};
+use super::store::Applied;
+use super::{ownership, world};
+
+/// Rows that one read may answer: the rest must be asked for with LIMIT.
+pub const MAX_ROWS: usize = 1_000_000;
+
+/// Bytes that one read may answer; they must fit a frame.
+pub const MAX_BYTES: usize = 48 << 20;
+
+/// Steps of SQLite's virtual machine between two looks at the clock.
+const STEPS_PER_CHECK: i32 = 10_000;
+
+/// Page cache of one reader, in KiB.
+const CACHE_KIB: i64 = 2 << 10;
+
+struct Reader {
+    db: Connection,
+    guard: Guard,
+    deadline: Arc<Deadline>,
+}
+
+/// When the read under way must end, in nanoseconds since `start`; 0: never.
+struct Deadline {
+    start: Instant,
+    at_ns: AtomicU64,
+}
+
+/// Read-only connections of one database file.
+pub struct ReadPool {
+    path: PathBuf,
+    size: usize,
+    idle: Mutex<Vec<Reader>>,
+}
+
+/// Why rows could not be collected.
+pub enum ReadFailure {
+    /// A bound.
+    Refused(Error),
+    /// SQLite's word.
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for ReadFailure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl ReadPool {
+    /// A pool that keeps up to `size` connections.
+    pub fn new(path: PathBuf, size: usize) -> Self {
+        Self { path, size: size.max(1), idle: Mutex::default() }
+    }
+
+    /// How many connections are kept.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Runs one read.
+    ///
+    /// # Errors
+    /// What the statement, its route or a bound says.
+    pub fn read(&self, read: &Read, timeout: Duration) -> Result<Rows, Error> {
+        self.with(|reader| reader.read(read, timeout))
+    }
+
+    /// Runs `work` with a connection on which only SELECTs of ours run.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn inspect<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+        self.with(|reader| work(&reader.db).map_err(|error| Error::new(Code::Storage, error.to_string())))
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Reader) -> Result<T, Error>) -> Result<T, Error> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let reader = match idle {
+            Some(reader) => reader,
+            None => Reader::open(&self.path).map_err(|error| Error::new(Code::Storage, error.to_string()))?,
+        };
+        let result = work(&reader);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < self.size && reader.db.is_autocommit() {
+            idle.push(reader);
+        }
+        result
+    }
+}
+
+impl Reader {
+    fn open(path: &PathBuf) -> rusqlite::Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut db = Connection::open_with_flags_and_vfs(path, flags, world::VFS_NAME)?;
+        db.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        db.pragma_update(None, "temp_store", "memory")?;
+        db.pragma_update(None, "trusted_schema", false)?;
+        db.busy_timeout(Duration::from_secs(5))?;
+        db.set_prepared_statement_cache_capacity(128);
+        let guard = Guard::install(&mut db)?;
+        let deadline = Arc::new(Deadline { start: Instant::now(), at_ns: AtomicU64::new(0) });
+        let clock = Arc::clone(&deadline);
+        db.progress_handler(
+            STEPS_PER_CHECK,
+            Some(move || {
+                let at_ns = clock.at_ns.load(Ordering::Relaxed);
+                at_ns != 0 && clock.start.elapsed().as_nanos() as u64 > at_ns
+            }),
+        )?;
+        Ok(Self { db, guard, deadline })
+    }
+
+    fn read(&self, read: &Read, timeout: Duration) -> Result<Rows, Error> {
+        let storage = |error: rusqlite::Error| Error::new(Code::Storage, error.to_string());
+        self.db.prepare_cached("BEGIN").and_then(|mut begin| begin.execute([])).map_err(storage)?;
+        let result = self.read_in_transaction(read, timeout);
+        self.deadline.at_ns.store(0, Ordering::Relaxed);
+        self.db.prepare_cached("ROLLBACK").and_then(|mut end| end.execute([])).map_err(storage)?;
+        result
+    }
+
+    fn read_in_transaction(&self, read: &Read, timeout: Duration) -> Result<Rows, Error> {
+        if let Some(route) = &read.route {
+            let applied = Applied::load(&self.db).map_err(|error| Error::new(Code::Storage, error.to_string()))?;
+            ownership::check_read(&self.db, applied.schema, route)?;
+        }
+        let at = self.deadline.start.elapsed() + timeout;
+        self.deadline.at_ns.store(at.as_nanos() as u64, Ordering::Relaxed);
+        self.guard.within(Mode::Read, || {
+            let mut prepared =
+                self.db.prepare_cached(&read.statement.sql).map_err(|error| Error::from_sqlite(&error))?;
+            if !prepared.readonly() {
+                return Err(Error::new(Code::NotARead, "the statement writes").hint("send it to /execute"));
+            }
+            read.statement.params.bind(&mut prepared)?;
+            collect(&mut prepared, MAX_ROWS, MAX_BYTES).map_err(|failure| match failure {
+                ReadFailure::Refused(error) => error,
+                ReadFailure::Sqlite(error) => Error::from_sqlite(&error),
+            })
+        })
+    }
+}
+
+/// Reads all rows of a bound statement, within bounds.
+///
+/// # Errors
+/// A bound, or what SQLite says.
+pub fn collect(prepared: &mut rusqlite::Statement<'_>, max_rows: usize, max_bytes: usize) -> Result<Rows, ReadFailure> {
+    let columns: Vec<String> = prepared.column_names().into_iter().map(str::to_owned).collect();
+    let types: Vec<String> =
+        prepared.columns().map(|column| column.decl_type().unwrap_or("").to_ascii_lowercase()).collect();
+    let mut values = Vec::new();
+    let mut bytes = 0;
+    let mut rows = prepared.raw_query();
+    while let Some(row) = rows.next()? {
+        let mut line = Vec::with_capacity(columns.len());
+        for index in 0..columns.len() {
+            line.push(Value::from(row.get_ref(index)?));
+        }
+        bytes += line.iter().map(Value::size_bytes).sum::<usize>();
+        if values.len() >= max_rows || bytes > max_bytes {
+            return Err(ReadFailure::Refused(
+                Error::new(Code::TooLarge, format!("the result is over {max_rows} rows or {max_bytes} bytes"))
+                    .hint("narrow it with WHERE or LIMIT"),
+            ));
+        }
+        values.push(line);
+    }
+    Ok(Rows { columns, types, values })
+}

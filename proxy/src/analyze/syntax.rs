@@ -1,0 +1,378 @@
+//! Predicates and constructs of a SELECT, UPDATE or DELETE, from its syntax tree.
+//!
+//! Input: the tokens, respelled so that the parser cannot read them otherwise than SQLite does:
+//! identifiers quoted, parameters by number, hexadecimal numbers in decimal, `IS` spelled out.
+//! Output: [`Syntax`]. What cannot be parsed gives none, and then nothing is restricted.
+//!
+//! Only conjuncts of the top-level AND restrict, and only in the forms `column = term`,
+//! `term = column`, `column IS term` and `column IN (terms)`. The parser's operator precedence
+//! differs from SQLite's in places; each of these forms, where it appears at the top, means the same
+//! in both (a lower binding operator would stand above it, a higher one inside its operands).
+
+use std::ops::ControlFlow;
+
+use flotilla_shared::value::Value;
+use sqlparser::ast::{
+    BinaryOperator, Expr, FromTable, Function, FunctionArguments, GroupByExpr, Ident, ObjectName, Query, SetExpr,
+    Statement, TableFactor, TableWithJoins, UnaryOperator, Value as Literal, visit_expressions,
+};
+use sqlparser::dialect::SQLiteDialect;
+use sqlparser::parser::Parser;
+
+use crate::analyze::term::{Term, hex, number};
+use crate::lex::{Kind, Tokens};
+
+/// Longest statement that is parsed: the parser is slower than SQLite's, and long statements are
+/// INSERTs, which do not come here.
+const MAX_PARSED_BYTES: usize = 64 << 10;
+
+/// Functions that need all rows of a group.
+const AGGREGATES: &[&str] = &[
+    "count",
+    "sum",
+    "avg",
+    "total",
+    "min",
+    "max",
+    "group_concat",
+    "string_agg",
+    "json_group_array",
+    "json_group_object",
+    "jsonb_group_array",
+    "jsonb_group_object",
+    "median",
+    "percentile",
+    "percentile_cont",
+    "percentile_disc",
+];
+
+/// A column that is one of these values, if the statement's condition holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pin {
+    /// The column's name as written.
+    pub column: String,
+    /// The values.
+    pub terms: Vec<Term>,
+}
+
+/// What matters of a statement's syntax.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Syntax {
+    /// The one table that it is about, as named; none when there are several.
+    pub table: Option<String>,
+    /// Columns fixed by its condition.
+    pub pins: Vec<Pin>,
+    /// Constructs for which rows of several shards cannot just be put together.
+    pub constructs: Vec<&'static str>,
+}
+
+impl Syntax {
+    /// Reads a SELECT, UPDATE or DELETE.
+    pub fn read(tokens: &Tokens<'_>) -> Option<Self> {
+        if tokens.sql.len() > MAX_PARSED_BYTES {
+            return None;
+        }
+        let text = respell(tokens)?;
+        let mut list = Parser::new(&SQLiteDialect {}).try_with_sql(&text).ok()?.parse_statements().ok()?;
+        let statement = list.pop().filter(|_| list.is_empty())?;
+        let mut syntax = Self::default();
+        match &statement {
+            Statement::Query(query) => syntax.query(query),
+            Statement::Update(update) => {
+                if update.from.is_some() {
+                    syntax.constructs.push("UPDATE … FROM");
+                }
+                syntax.single_table(std::slice::from_ref(&update.table), update.selection.as_ref());
+            }
+            Statement::Delete(delete) => {
+                let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
+                if !delete.tables.is_empty() || delete.using.is_some() {
+                    syntax.constructs.push("several tables");
+                }
+                syntax.single_table(from, delete.selection.as_ref());
+            }
+            _ => return None,
+        }
+        syntax.functions(&statement);
+        if nested(tokens, &statement) {
+            syntax.constructs.push("subquery");
+            syntax.pins.clear();
+        }
+        if syntax.table.is_none() {
+            syntax.pins.clear();
+        }
+        Some(syntax)
+    }
+
+    fn query(&mut self, query: &Query) {
+        let mut note = |there: bool, name| {
+            if there {
+                self.constructs.push(name);
+            }
+        };
+        note(query.with.is_some(), "WITH");
+        note(query.order_by.is_some(), "ORDER BY");
+        note(query.limit_clause.is_some() || query.fetch.is_some(), "LIMIT");
+        let SetExpr::Select(select) = &*query.body else {
+            self.constructs.push("UNION, INTERSECT, EXCEPT or VALUES");
+            return;
+        };
+        note(select.distinct.is_some(), "DISTINCT");
+        note(!matches!(&select.group_by, GroupByExpr::Expressions(list, _) if list.is_empty()), "GROUP BY");
+        note(select.having.is_some(), "HAVING");
+        note(!select.named_window.is_empty(), "WINDOW");
+        self.single_table(&select.from, select.selection.as_ref());
+        if query.with.is_some() {
+            self.table = None;
+        }
+    }
+
+    fn single_table(&mut self, from: &[TableWithJoins], condition: Option<&Expr>) {
+        let [TableWithJoins { relation: TableFactor::Table { name, alias, args: None, .. }, joins }] = from else {
+            self.constructs.push(if from.is_empty() { "no table" } else { "join or subquery" });
+            return;
+        };
+        if !joins.is_empty() {
+            self.constructs.push("join");
+            return;
+        }
+        let Some(table) = last_name(name) else { return };
+        let known_as = alias.as_ref().map_or_else(|| table.clone(), |alias| alias.name.value.clone());
+        self.table = Some(table);
+        if let Some(condition) = condition {
+            pins(condition, &known_as, &mut self.pins);
+        }
+    }
+
+    fn functions(&mut self, statement: &Statement) {
+        let constructs = &mut self.constructs;
+        let _: ControlFlow<()> = visit_expressions(statement, |expr| {
+            if let Expr::Function(function) = expr {
+                if function.over.is_some() {
+                    constructs.push("window function");
+                } else if is_aggregate(function) {
+                    constructs.push("aggregate function");
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        constructs.dedup();
+    }
+}
+
+/// Is there a SELECT or VALUES besides the statement's own?
+fn nested(tokens: &Tokens<'_>, statement: &Statement) -> bool {
+    let own = usize::from(matches!(statement, Statement::Query(_)));
+    tokens.count_word("SELECT") > own || tokens.has_word("VALUES")
+}
+
+fn is_aggregate(function: &Function) -> bool {
+    let Some(name) = last_name(&function.name) else { return true };
+    let name = name.to_ascii_lowercase();
+    let many = matches!(&function.args, FunctionArguments::List(list) if list.args.len() > 1);
+    // With several arguments, min and max compare these.
+    AGGREGATES.contains(&name.as_str()) && !(many && matches!(name.as_str(), "min" | "max"))
+}
+
+fn last_name(name: &ObjectName) -> Option<String> {
+    name.0.last()?.as_ident().map(|ident| ident.value.clone())
+}
+
+/// Collects what the conjuncts of `condition` fix of the table known as `table`.
+fn pins(condition: &Expr, table: &str, out: &mut Vec<Pin>) {
+    let mut pin = |column: Option<String>, terms: Option<Vec<Term>>| {
+        if let (Some(column), Some(terms)) = (column, terms) {
+            out.push(Pin { column, terms });
+        }
+    };
+    match condition {
+        Expr::Nested(inner) => pins(inner, table, out),
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+            pins(left, table, out);
+            pins(right, table, out);
+        }
+        Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
+            pin(column(left, table), term(right).map(|term| vec![term]));
+            pin(column(right, table), term(left).map(|term| vec![term]));
+        }
+        Expr::IsNotDistinctFrom(left, right) => pin(column(left, table), term(right).map(|term| vec![term])),
+        Expr::InList { expr, list, negated: false } => pin(column(expr, table), list.iter().map(term).collect()),
+        _ => (),
+    }
+}
+
+/// The column that an expression is, if it is one of the table.
+fn column(expr: &Expr, table: &str) -> Option<String> {
+    match expr {
+        Expr::Nested(inner) => column(inner, table),
+        Expr::Identifier(ident) => Some(ident.value.clone()),
+        Expr::CompoundIdentifier(parts) => match &parts[..] {
+            [.., of, Ident { value, .. }] if of.value.eq_ignore_ascii_case(table) => Some(value.clone()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn term(expr: &Expr) -> Option<Term> {
+    let literal = |expr: &Expr| match expr {
+        Expr::Value(value) => Some(value.value.clone()),
+        _ => None,
+    };
+    Some(Term::Value(match expr {
+        Expr::Nested(inner) => return term(inner),
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match literal(expr)? {
+            Literal::Number(text, _) => number(&text, true)?,
+            _ => return None,
+        },
+        expr => match literal(expr)? {
+            Literal::Placeholder(text) => return text.strip_prefix('?')?.parse().ok().map(Term::Param),
+            Literal::Number(text, _) => number(&text, false)?,
+            Literal::SingleQuotedString(text) => Value::Text(text),
+            Literal::HexStringLiteral(digits) => Value::Blob(hex(&digits)?),
+            Literal::Null => Value::Null,
+            _ => return None,
+        },
+    }))
+}
+
+/// Words of SQLite's grammar that shape a SELECT, UPDATE or DELETE. All others are names there.
+const GRAMMAR: &[&str] = &[
+    "ABORT",
+    "ALL",
+    "AND",
+    "AS",
+    "ASC",
+    "BETWEEN",
+    "BY",
+    "CASE",
+    "CAST",
+    "COLLATE",
+    "CROSS",
+    "CURRENT",
+    "CURRENT_DATE",
+    "CURRENT_TIME",
+    "CURRENT_TIMESTAMP",
+    "DELETE",
+    "DESC",
+    "DISTINCT",
+    "ELSE",
+    "END",
+    "ESCAPE",
+    "EXCEPT",
+    "EXCLUDE",
+    "EXISTS",
+    "FAIL",
+    "FILTER",
+    "FIRST",
+    "FOLLOWING",
+    "FROM",
+    "FULL",
+    "GLOB",
+    "GROUP",
+    "GROUPS",
+    "HAVING",
+    "IGNORE",
+    "IN",
+    "INDEXED",
+    "INNER",
+    "INTERSECT",
+    "INTO",
+    "IS",
+    "ISNULL",
+    "JOIN",
+    "LAST",
+    "LEFT",
+    "LIKE",
+    "LIMIT",
+    "MATCH",
+    "MATERIALIZED",
+    "NATURAL",
+    "NO",
+    "NOT",
+    "NOTNULL",
+    "NULL",
+    "NULLS",
+    "OFFSET",
+    "ON",
+    "OR",
+    "ORDER",
+    "OTHERS",
+    "OUTER",
+    "OVER",
+    "PARTITION",
+    "PRECEDING",
+    "RANGE",
+    "RECURSIVE",
+    "REGEXP",
+    "REPLACE",
+    "RETURNING",
+    "RIGHT",
+    "ROLLBACK",
+    "ROW",
+    "ROWS",
+    "SELECT",
+    "SET",
+    "THEN",
+    "TIES",
+    "TRUE",
+    "FALSE",
+    "UNBOUNDED",
+    "UNION",
+    "UPDATE",
+    "USING",
+    "VALUES",
+    "WHEN",
+    "WHERE",
+    "WINDOW",
+    "WITH",
+];
+
+/// The statement in a spelling that leaves the parser no choice.
+fn respell(tokens: &Tokens<'_>) -> Option<String> {
+    let mut text = String::with_capacity(tokens.sql.len() * 2);
+    for (index, token) in tokens.list.iter().enumerate() {
+        let raw = tokens.text(index);
+        match token.kind {
+            Kind::Word if !GRAMMAR.iter().any(|word| word.eq_ignore_ascii_case(raw)) => quote(&mut text, raw),
+            Kind::Word if raw.eq_ignore_ascii_case("IS") => respell_is(tokens, index, &mut text),
+            Kind::Word if raw.eq_ignore_ascii_case("ISNULL") => text.push_str("IS NULL"),
+            Kind::Word if raw.eq_ignore_ascii_case("NOTNULL") => text.push_str("IS NOT NULL"),
+            // `IS NOT x` is spelled at its IS.
+            Kind::Word if raw.eq_ignore_ascii_case("NOT") && is_plain_is(tokens, index.wrapping_sub(1)) => (),
+            Kind::Quoted => quote(&mut text, &tokens.name(index)?),
+            Kind::Number => match number(raw, false)? {
+                Value::Integer(n) => text.push_str(&n.to_string()),
+                _ => text.push_str(&raw.replace('_', "")),
+            },
+            Kind::Param => text.push_str(&format!("?{}", token.param)),
+            Kind::Mark if raw == "==" => text.push('='),
+            _ => text.push_str(raw),
+        }
+        text.push(' ');
+    }
+    Some(text)
+}
+
+fn quote(text: &mut String, name: &str) {
+    text.push('"');
+    text.push_str(&name.replace('"', "\"\""));
+    text.push('"');
+}
+
+/// Is token `index` an `IS` that compares with an expression?
+fn is_plain_is(tokens: &Tokens<'_>, index: usize) -> bool {
+    if !tokens.is_word(index, "IS") {
+        return false;
+    }
+    let next = index + 1 + usize::from(tokens.is_word(index + 1, "NOT"));
+    !["NULL", "TRUE", "FALSE", "DISTINCT"].iter().any(|word| tokens.is_word(next, word))
+}
+
+fn respell_is(tokens: &Tokens<'_>, index: usize, text: &mut String) {
+    text.push_str(match (is_plain_is(tokens, index), tokens.is_word(index + 1, "NOT")) {
+        (false, _) => "IS",
+        (true, false) => "IS NOT DISTINCT FROM",
+        (true, true) => "IS DISTINCT FROM",
+    });
+}

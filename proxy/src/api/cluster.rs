@@ -1,0 +1,184 @@
+//! `GET /shard`, `/node`, `/job`, `/job/{id}` and `/status`; `POST /remove`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use flotilla_shared::error::{Code, Error};
+use flotilla_shared::http::{self, HttpRequest, HttpResponse};
+use flotilla_shared::ids::{GroupId, JobId, NodeId};
+use flotilla_shared::registry::{Job, JobKind, Registry};
+use flotilla_shared::wire::{NodeStatus, ReplicaStatus, Request, Response};
+use futures::StreamExt;
+use serde_json::{Value as Json, json};
+
+use super::params::{Fields, bad};
+use super::tables::table_json;
+use crate::Proxy;
+use crate::execute::send::MAX_FAN_OUT;
+
+/// How long a node may take to tell its state: one that is down shall not hold up the answer.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// All shards with their replicas.
+pub async fn shards(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
+    let registry = proxy.registry(Fields::new(request, None).deadline(proxy)?).await?;
+    let shards: Vec<Json> = registry
+        .shards()
+        .map(|shard| {
+            let tables: Vec<&str> = registry
+                .tables
+                .values()
+                .filter(|table| registry.placements.get(&table.placement).is_some_and(|p| p.shards.contains(&shard)))
+                .map(|table| table.name.as_str())
+                .collect();
+            json!({
+                "id": shard,
+                "leader": proxy.cluster.leader(shard),
+                "replicas": registry.replicas(shard).iter().map(|r| json!({"node": r.node, "replica": r.replica})).collect::<Vec<_>>(),
+                "tables": tables,
+            })
+        })
+        .collect();
+    Ok(http::json(200, &json!({ "shards": shards })))
+}
+
+/// All nodes.
+pub async fn nodes(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
+    let registry = proxy.registry(Fields::new(request, None).deadline(proxy)?).await?;
+    let states = ask_all(proxy, &registry).await;
+    Ok(http::json(200, &json!({ "nodes": nodes_json(&registry, &states) })))
+}
+
+/// All jobs, the latest first.
+pub async fn jobs(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
+    let registry = proxy.registry(Fields::new(request, None).deadline(proxy)?).await?;
+    Ok(http::json(200, &json!({ "jobs": registry.jobs.values().rev().map(Job::to_json).collect::<Vec<_>>() })))
+}
+
+/// One job.
+pub async fn job(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
+    let deadline = Fields::new(request, None).deadline(proxy)?;
+    let text = request.path.trim_start_matches("/job/");
+    let id: JobId = text.parse().map_err(|_| bad(format!("`{text}` is no job id")))?;
+    let mut registry = proxy.registry(deadline).await?;
+    if !registry.jobs.contains_key(&id) {
+        registry = proxy.refreshed(deadline).await?;
+    }
+    let job = registry.jobs.get(&id).ok_or_else(|| {
+        Error::new(Code::NoSuchObject, format!("there is no job {id}")).hint("GET /job lists those that are kept")
+    })?;
+    Ok(http::json(200, &job.to_json()))
+}
+
+/// Takes a node out of the cluster.
+pub async fn remove(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
+    let body = request.json()?;
+    let deadline = Fields::new(&request, Some(&body)).deadline(proxy)?;
+    let node = match body.get("node") {
+        Some(Json::Number(number)) => number.as_u64().map(NodeId),
+        Some(Json::String(text)) => text.parse().ok(),
+        _ => None,
+    };
+    let node = node.ok_or_else(|| bad("`node` is the id of a node").hint("send {\"node\": 3}"))?;
+    proxy.registry(deadline).await?;
+    let registry = proxy.refreshed(deadline).await?;
+    match registry.nodes.get(&node) {
+        None => {
+            Err(Error::new(Code::NoSuchObject, format!("there is no node {node}")).hint("GET /node lists the nodes"))
+        }
+        Some(info) if info.removed => Err(Error::new(Code::Conflict, format!("node {node} has left"))),
+        Some(_) => {
+            let job = proxy.start(JobKind::Remove { node }, deadline).await?;
+            Ok(http::json(202, &json!({ "job": job.to_string() })))
+        }
+    }
+}
+
+/// The whole cluster at a glance.
+pub async fn status(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
+    let registry = proxy.registry(Fields::new(request, None).deadline(proxy)?).await?;
+    let states = ask_all(proxy, &registry).await;
+    let groups: Vec<Json> = registry.groups.keys().map(|group| group_json(&registry, *group, &states)).collect();
+    let tables: Vec<Json> = registry
+        .tables
+        .values()
+        .map(|table| {
+            let json = table_json(&registry, table);
+            json!({ "name": json["name"], "placement": json["placement"], "key": json["shard_key"], "shards": json["shards"] })
+        })
+        .collect();
+    Ok(http::json(
+        200,
+        &json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "cluster": format!("{:032x}", registry.cluster),
+            "registry_version": registry.version,
+            "schema_version": registry.schema_version,
+            "nodes": nodes_json(&registry, &states),
+            "groups": groups,
+            "tables": tables,
+            "jobs": registry.jobs.values().rev().map(Job::to_json).collect::<Vec<_>>(),
+        }),
+    ))
+}
+
+/// The state of every node that answers in time.
+async fn ask_all(proxy: &Proxy, registry: &Registry) -> BTreeMap<NodeId, NodeStatus> {
+    let present = registry.nodes.iter().filter(|(_, info)| !info.removed);
+    let asked = present.map(|(node, info)| async move {
+        let answer = proxy.cluster.pool().request(&info.raft_addr, Request::Status, STATUS_TIMEOUT);
+        match tokio::time::timeout(STATUS_TIMEOUT, answer).await {
+            Ok(Ok(Ok(Response::Status(status)))) => Some((*node, status)),
+            _ => None,
+        }
+    });
+    let asked: Vec<_> = asked.collect();
+    futures::stream::iter(asked).buffer_unordered(MAX_FAN_OUT).filter_map(std::future::ready).collect().await
+}
+
+fn nodes_json(registry: &Registry, states: &BTreeMap<NodeId, NodeStatus>) -> Vec<Json> {
+    let nodes = registry.nodes.iter().map(|(node, info)| {
+        let state = match (info.removed, states.contains_key(node)) {
+            (true, _) => "removed",
+            (false, true) => "up",
+            (false, false) => "down",
+        };
+        json!({ "id": node, "raft_addr": info.raft_addr, "http_addr": info.http_addr, "state": state })
+    });
+    nodes.collect()
+}
+
+fn group_json(registry: &Registry, group: GroupId, states: &BTreeMap<NodeId, NodeStatus>) -> Json {
+    let found: Vec<(NodeId, &ReplicaStatus)> = states
+        .iter()
+        .flat_map(|(node, status)| status.replicas.iter().map(|replica| (*node, replica)))
+        .filter(|(_, replica)| replica.group == group)
+        .collect();
+    // Of several that believe to lead, the one of the newest term is right.
+    let leader = found.iter().filter(|(_, replica)| replica.role == "leader").max_by_key(|(_, replica)| replica.term);
+    let committed = found.iter().map(|(_, replica)| replica.committed).max().unwrap_or(0);
+    let replicas: Vec<Json> = registry
+        .replicas(group)
+        .iter()
+        .map(|member| {
+            match found.iter().find(|(node, replica)| *node == member.node && replica.replica == member.replica) {
+                Some((node, replica)) => json!({
+                    "node": node,
+                    "replica": replica.replica,
+                    "role": replica.role,
+                    "last_log": replica.last_log,
+                    "committed": replica.committed,
+                    "applied": replica.applied,
+                    "lag": committed.saturating_sub(replica.applied),
+                }),
+                None => json!({ "node": member.node, "replica": member.replica, "role": "unknown" }),
+            }
+        })
+        .collect();
+    json!({
+        "id": group,
+        "leader": leader.map(|(node, _)| node),
+        "term": found.iter().map(|(_, replica)| replica.term).max(),
+        "replicas": replicas,
+    })
+}

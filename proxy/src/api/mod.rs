@@ -1,0 +1,148 @@
+//! The HTTP API: one file per group of calls.
+//!
+//! [`sql`] runs statements, [`tables`] registers and shows tables, [`cluster`] shows and changes
+//! nodes, shards and jobs, [`health`] answers machines, and [`params`] reads what they have in
+//! common. Input: an [`HttpRequest`] with its body read. Output: JSON, or an error with the status
+//! that its code maps to. Refused here: unknown paths, wrong methods, and requests beyond
+//! [`MAX_REQUESTS_IN_WORK`](crate::MAX_REQUESTS_IN_WORK).
+
+mod cluster;
+mod health;
+mod params;
+mod sql;
+mod tables;
+
+use flotilla_shared::error::{Code, Error};
+use flotilla_shared::http::{self, HttpRequest, HttpResponse};
+use hyper::Method;
+use hyper::header::{ALLOW, HeaderValue};
+use tokio::time::Instant;
+
+use crate::Proxy;
+
+/// What an unknown path is counted as, so that metrics do not grow with what clients make up.
+const UNKNOWN: &str = "unknown";
+
+/// A call of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Execute,
+    Query,
+    Sql,
+    Register,
+    AddToShard,
+    Rebalance,
+    Tables,
+    Table,
+    Shards,
+    Nodes,
+    Jobs,
+    Job,
+    Status,
+    Health,
+    Ready,
+    Metrics,
+    Join,
+    Remove,
+    Explain,
+    KeyValue,
+}
+
+/// The call that a path means, its name in metrics, and the methods that it takes.
+fn call(path: &str) -> Option<(Call, &'static str, &'static str)> {
+    Some(match path {
+        "/execute" => (Call::Execute, "/execute", "POST"),
+        "/query" => (Call::Query, "/query", "GET, POST"),
+        "/sql" => (Call::Sql, "/sql", "POST"),
+        "/table/register" => (Call::Register, "/table/register", "POST"),
+        "/table/add-to-shard" => (Call::AddToShard, "/table/add-to-shard", "POST"),
+        "/table/rebalance" => (Call::Rebalance, "/table/rebalance", "POST"),
+        "/table" => (Call::Tables, "/table", "GET"),
+        "/shard" => (Call::Shards, "/shard", "GET, POST"),
+        "/node" => (Call::Nodes, "/node", "GET"),
+        "/job" => (Call::Jobs, "/job", "GET"),
+        "/status" => (Call::Status, "/status", "GET"),
+        "/healthz" => (Call::Health, "/healthz", "GET"),
+        "/readyz" => (Call::Ready, "/readyz", "GET"),
+        "/metrics" => (Call::Metrics, "/metrics", "GET"),
+        "/join" => (Call::Join, "/join", "POST"),
+        "/remove" => (Call::Remove, "/remove", "POST"),
+        "/explain" => (Call::Explain, "/explain", "GET, POST"),
+        "/kv" => (Call::KeyValue, "/kv", "GET"),
+        _ if path.starts_with("/table/") => (Call::Table, "/table/{name}", "GET"),
+        _ if path.starts_with("/job/") => (Call::Job, "/job/{id}", "GET"),
+        _ if path.starts_with("/kv/") => (Call::KeyValue, "/kv/{key}", "GET, PUT, DELETE"),
+        _ => return None,
+    })
+}
+
+/// Answers a request.
+pub async fn answer(proxy: &Proxy, request: HttpRequest) -> HttpResponse {
+    let start = Instant::now();
+    let known = call(&request.path);
+    let name = known.map_or(UNKNOWN, |(_, name, _)| name);
+    let response = match known {
+        Some((call, _, methods)) => dispatch(proxy, call, methods, request).await,
+        None => http::error(
+            &Error::new(Code::NotFound, format!("there is no {}", request.path))
+                .hint("see /execute, /query, /sql, /table, /shard, /node, /job, /status"),
+        ),
+    };
+    proxy.metrics.answered(name, response.status().as_u16(), start.elapsed());
+    response
+}
+
+async fn dispatch(proxy: &Proxy, call: Call, methods: &'static str, request: HttpRequest) -> HttpResponse {
+    // HEAD is what health checkers of load balancers send; hyper leaves out the body.
+    let method = if request.method == Method::HEAD { "GET" } else { request.method.as_str() };
+    if !methods.split(", ").any(|known| known == method) {
+        let mut response = http::error(
+            &Error::new(Code::MethodNotAllowed, format!("{} does not take {}", request.path, request.method))
+                .hint(format!("use {methods}")),
+        );
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+        return response;
+    }
+    match call {
+        Call::Health => return health::healthz(),
+        Call::Ready => return health::readyz(proxy),
+        Call::Metrics => return health::metrics(proxy),
+        _ => (),
+    }
+    let Ok(_place) = proxy.in_work.try_acquire() else {
+        return http::error(
+            &Error::new(Code::Overloaded, format!("{} requests are in work", proxy.options.max_requests))
+                .hint("retry later"),
+        );
+    };
+    let outcome = match call {
+        Call::Execute | Call::Query | Call::Sql => sql::run(proxy, call == Call::Query, request).await,
+        Call::Register => tables::register(proxy, request).await,
+        Call::AddToShard => tables::add_to_shard(proxy, request).await,
+        Call::Tables => tables::list(proxy, &request).await,
+        Call::Table => tables::show(proxy, &request).await,
+        Call::Shards if method == "GET" => cluster::shards(proxy, &request).await,
+        Call::Nodes => cluster::nodes(proxy, &request).await,
+        Call::Jobs => cluster::jobs(proxy, &request).await,
+        Call::Job => cluster::job(proxy, &request).await,
+        Call::Status => cluster::status(proxy, &request).await,
+        Call::Remove => cluster::remove(proxy, request).await,
+        other => Err(not_implemented(other)),
+    };
+    outcome.unwrap_or_else(|error| http::error(&error))
+}
+
+/// Calls of the API that this version does not have.
+fn not_implemented(call: Call) -> Error {
+    let (what, hint) = match call {
+        Call::Join => ("joining over HTTP", "a node joins by being started with --join <address of a node>"),
+        Call::Rebalance => {
+            ("rebalancing a table", "rows stay where they are; register the table while it is empty to spread it")
+        }
+        Call::Shards => ("adding a shard", "the number of shards is set when the cluster is made"),
+        Call::Explain => ("explaining a plan", "EXPLAIN QUERY PLAN shows SQLite's part of it"),
+        Call::KeyValue => ("the key-value calls", "use a table and /execute"),
+        _ => ("this call", ""),
+    };
+    Error::new(Code::NotImplemented, format!("{what} does not exist in this version")).hint(hint)
+}

@@ -1,0 +1,237 @@
+//! `POST /table/register` and `/table/add-to-shard`; `GET /table` and `/table/{name}`.
+
+use flotilla_shared::error::{Code, Error};
+use flotilla_shared::http::{self, HttpRequest, HttpResponse};
+use flotilla_shared::ids::GroupId;
+use flotilla_shared::registry::{HOME, JobKind, Placement, Registration, Registry, Table};
+use flotilla_shared::value::Value;
+use flotilla_shared::wire::{Level, Read, Statement};
+use futures::StreamExt;
+use serde_json::{Value as Json, json};
+
+use super::params::{Fields, bad, required};
+use crate::Proxy;
+use crate::execute::send::MAX_FAN_OUT;
+use crate::plan::split::quote;
+
+/// Shards a table.
+pub async fn register(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
+    let body = request.json()?;
+    let fields = Fields::new(&request, Some(&body));
+    let options = fields.options(proxy, false)?;
+    let wait = fields.flag("wait")?.unwrap_or(true);
+    let wanted = registration(&body)?;
+    proxy.registry(options.deadline).await?;
+    let registry = proxy.refreshed(options.deadline).await?;
+    let table = known_table(&registry, &wanted.table)?;
+    if !table.key.is_empty() {
+        return registered_already(&registry, table, &wanted);
+    }
+    let job = proxy.start(JobKind::Register(wanted.clone()), options.deadline).await?;
+    if !wait {
+        return Ok(http::json(202, &json!({ "job": job.to_string() })));
+    }
+    proxy.finish(job, options.deadline).await?;
+    let registry = proxy.cluster.registry();
+    Ok(http::json(
+        200,
+        &json!({
+            "job": job.to_string(),
+            "state": "done",
+            "table": registry.table(&wanted.table).map(|table| table_json(&registry, table)),
+        }),
+    ))
+}
+
+fn registered_already(registry: &Registry, table: &Table, wanted: &Registration) -> Result<HttpResponse, Error> {
+    let same = table.key.len() == wanted.key.len()
+        && table.key_names().zip(&wanted.key).all(|(a, b)| a.eq_ignore_ascii_case(b));
+    if !same {
+        let names: Vec<&str> = table.key_names().collect();
+        return Err(Error::new(Code::AlreadyRegistered, format!("{} is sharded by {}", table.name, names.join(", ")))
+            .hint("a table's shard key stays; make a new table to shard it otherwise"));
+    }
+    Ok(http::json(
+        200,
+        &json!({
+            "state": "done",
+            "already_registered": true,
+            "table": table_json(registry, table),
+        }),
+    ))
+}
+
+/// The registration that a body asks for.
+fn registration(body: &Json) -> Result<Registration, Error> {
+    let function = body.get("shard_func").and_then(Json::as_str).unwrap_or("hash");
+    if !function.eq_ignore_ascii_case("hash") {
+        return Err(Error::new(
+            Code::NotImplemented,
+            format!("shard_func `{function}` does not exist in this version"),
+        )
+        .hint("use \"shard_func\": \"hash\""));
+    }
+    let texts = |name: &str, value: &Json| -> Result<Vec<String>, Error> {
+        let list = match value {
+            Json::String(text) => return Ok(vec![text.clone()]),
+            Json::Array(list) => list,
+            _ => return Err(bad(format!("`{name}` is a text or a list of texts"))),
+        };
+        list.iter()
+            .map(|item| item.as_str().map(str::to_owned).ok_or_else(|| bad(format!("`{name}` is a list of texts"))))
+            .collect()
+    };
+    let key = texts("shard_key", body.get("shard_key").ok_or_else(|| bad("`shard_key` is missing"))?)?;
+    if key.is_empty() {
+        return Err(bad("`shard_key` names no column"));
+    }
+    let shards = match body.get("shards") {
+        None | Some(Json::Null) => vec![],
+        Some(list) => texts("shards", list)?.iter().map(|text| shard_id(text)).collect::<Result<_, _>>()?,
+    };
+    let colocate_with = match body.get("colocate_with") {
+        None | Some(Json::Null) => None,
+        Some(Json::String(table)) => Some(table.clone()),
+        Some(_) => return Err(bad("`colocate_with` is the name of a table")),
+    };
+    Ok(Registration { table: required(body, "table_name")?.to_owned(), key, colocate_with, shards })
+}
+
+fn shard_id(text: &str) -> Result<GroupId, Error> {
+    text.parse::<GroupId>()
+        .ok()
+        .filter(|group| group.is_shard())
+        .ok_or_else(|| bad(format!("`{text}` names no shard")).hint("shards are named shard1, shard2, …"))
+}
+
+/// Lets a shard hold a table.
+pub async fn add_to_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
+    let body = request.json()?;
+    let fields = Fields::new(&request, Some(&body));
+    let options = fields.options(proxy, false)?;
+    let wait = fields.flag("wait")?.unwrap_or(true);
+    let name = required(&body, "table_name")?;
+    let shard = shard_id(required(&body, "shard_id")?)?;
+    proxy.registry(options.deadline).await?;
+    let registry = proxy.refreshed(options.deadline).await?;
+    let table = known_table(&registry, name)?;
+    if !registry.groups.contains_key(&shard) {
+        return Err(Error::new(Code::NoSuchObject, format!("there is no {shard}")).hint("GET /shard lists the shards"));
+    }
+    let placement = registry.placements.get(&table.placement);
+    if placement.is_some_and(|placement| placement.shards.contains(&shard)) {
+        return Ok(http::json(
+            200,
+            &json!({ "state": "done", "already_there": true, "table": table_json(&registry, table) }),
+        ));
+    }
+    let job = proxy.start(JobKind::AddToShard { table: name.to_owned(), shard }, options.deadline).await?;
+    if !wait {
+        return Ok(http::json(202, &json!({ "job": job.to_string() })));
+    }
+    proxy.finish(job, options.deadline).await?;
+    let registry = proxy.cluster.registry();
+    Ok(http::json(
+        200,
+        &json!({
+            "job": job.to_string(),
+            "state": "done",
+            "table": registry.table(name).map(|table| table_json(&registry, table)),
+        }),
+    ))
+}
+
+fn known_table<'a>(registry: &'a Registry, name: &str) -> Result<&'a Table, Error> {
+    registry.table(name).ok_or_else(|| {
+        Error::new(Code::NoSuchTable, format!("no such table: {name}"))
+            .hint("GET /table lists the tables; create it first")
+    })
+}
+
+/// All tables.
+pub async fn list(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
+    let registry = proxy.registry(Fields::new(request, None).deadline(proxy)?).await?;
+    let tables: Vec<Json> = registry.tables.values().map(|table| table_json(&registry, table)).collect();
+    Ok(http::json(200, &json!({ "tables": tables })))
+}
+
+/// One table with its columns, and slots and rows per shard.
+pub async fn show(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
+    let mut options = Fields::new(request, None).options(proxy, true)?;
+    options.level = Level::None;
+    let mut registry = proxy.registry(options.deadline).await?;
+    let name = request.path.trim_start_matches("/table/").to_owned();
+    if registry.table(&name).is_none() {
+        registry = proxy.refreshed(options.deadline).await?;
+    }
+    let table = known_table(&registry, &name)?;
+    let Some(placement) = registry.placements.get(&table.placement) else {
+        return Err(Error::new(Code::Internal, format!("placement {} is not known", table.placement)));
+    };
+    let count = Statement::bare(format!("SELECT count(*) FROM {}", quote(&table.name)));
+    let rows = placement.shards.iter().map(|shard| {
+        let read = Read { route: None, statement: count.clone(), level: options.level, freshness_ms: None };
+        let options = &options;
+        async move {
+            let rows = proxy.send_read(*shard, read, options).await;
+            (*shard, rows.map(|rows| rows.values.into_iter().flatten().next().unwrap_or(Value::Null)))
+        }
+    });
+    let rows: Vec<_> = rows.collect();
+    let counted: Vec<(GroupId, Result<Value, Error>)> =
+        futures::stream::iter(rows).buffered(MAX_FAN_OUT).collect().await;
+    let mut shown = table_json(&registry, table);
+    shown["columns"] = columns_json(table);
+    shown["shards"] = counted
+        .into_iter()
+        .map(|(shard, rows)| {
+            let mut json = shard_json(placement, shard);
+            match rows {
+                Ok(rows) => json["rows"] = rows.to_json(),
+                Err(error) => json["error"] = error.to_json()["error"].clone(),
+            }
+            json
+        })
+        .collect();
+    Ok(http::json(200, &shown))
+}
+
+fn columns_json(table: &Table) -> Json {
+    let columns = table.columns.iter().map(|column| {
+        json!({
+            "name": column.name,
+            "type": column.declared,
+            "affinity": column.compare.affinity,
+            "collation": column.compare.collation,
+            "not_null": column.not_null,
+            "primary_key": column.primary_key,
+            "generated": column.generated,
+        })
+    });
+    columns.collect()
+}
+
+fn shard_json(placement: &Placement, shard: GroupId) -> Json {
+    json!({
+        "id": shard,
+        "slots": placement.owned.get(&shard).map_or(0, flotilla_shared::registry::SlotSet::len),
+        "epoch": placement.epoch(shard),
+    })
+}
+
+/// A table without its columns.
+pub fn table_json(registry: &Registry, table: &Table) -> Json {
+    let key: Vec<&str> = table.key_names().collect();
+    let placement = registry.placements.get(&table.placement);
+    let shards: Vec<Json> =
+        placement.map_or_else(Vec::new, |p| p.shards.iter().map(|shard| shard_json(p, *shard)).collect());
+    json!({
+        "name": table.name,
+        "sharded": table.placement != HOME,
+        "placement": table.placement,
+        "shard_key": key,
+        "shard_func": placement.map(|placement| placement.function),
+        "slots": placement.map(|placement| placement.slots),
+        "shards": shards,
+    })
+}

@@ -1,0 +1,370 @@
+//! Carries out plans: the only step that talks to the cluster.
+//!
+//! A statement is prepared on the mirror, planned, sent, and planned again when a shard says
+//! `stale_route`, until there is an answer or the deadline. Every write carries a request id that
+//! depends on the client's `Idempotency-Key` and the statement's place alone, so a retry, ours or
+//! the client's, is applied once.
+//!
+//! [`send`] talks to shards, [`batch`] runs several statements, [`transaction`] runs them together,
+//! [`ddl`] makes jobs of schema statements, [`keys`] hands out integer keys.
+
+pub mod batch;
+pub mod ddl;
+pub mod keys;
+pub mod send;
+pub mod transaction;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_shared::error::{Code, Error};
+use flotilla_shared::ids::{GroupId, RequestId, Slot};
+use flotilla_shared::registry::{HOME_SHARD, Registry};
+use flotilla_shared::value::{Params, Value};
+use flotilla_shared::wire::{Level, Read, Statement, Write};
+use tokio::time::Instant;
+
+use crate::Proxy;
+use crate::analyze::Verb;
+use crate::mirror::{Mirror, Prepared};
+use crate::plan::{self, Input, Part, Plan};
+use crate::respond::Output;
+use send::Job;
+
+/// First pause before a statement is planned again; doubles up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+
+/// Longest pause before a statement is planned again: a move of slots takes about that long.
+const MAX_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often generated keys are replaced after a collision. One is enough unless others insert
+/// explicit keys at the same moment.
+const MAX_KEY_COLLISIONS: u64 = 4;
+
+/// Part numbers of request ids for retries after a collision lie beyond those of shards.
+const COLLISION_PART: u64 = 1 << 40;
+
+/// How long a look for a newer schema may hold up a refusal.
+const REFRESH_LIMIT: Duration = Duration::from_secs(2);
+
+/// How a request is to be run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Names the request; statements get ids derived from it.
+    pub id: RequestId,
+    /// The client chose the id, so an earlier try of it may have been applied.
+    pub keyed: bool,
+    /// When to give up.
+    pub deadline: Instant,
+    /// How fresh reads must be.
+    pub level: Level,
+    /// With level `none`: how old a replica may be.
+    pub freshness_ms: Option<u64>,
+    /// Run as written on this shard.
+    pub shard: Option<GroupId>,
+    /// Writes on several shards may be done without atomicity.
+    pub allow_partial: bool,
+    /// Only reads.
+    pub reads_only: bool,
+}
+
+/// A statement made ready, with what it was made ready from.
+pub(crate) struct Ready {
+    pub prepared: Arc<Prepared>,
+    pub registry: Arc<Registry>,
+    pub mirror: Arc<Mirror>,
+}
+
+impl Proxy {
+    /// Waits for the first registry.
+    pub(crate) async fn registry(&self, deadline: Instant) -> Result<Arc<Registry>, Error> {
+        let registry = self.cluster.registry();
+        if registry.cluster != 0 {
+            return Ok(registry);
+        }
+        self.cluster.wait_until(deadline, |registry| registry.cluster != 0).await.map_err(|_| {
+            Error::new(Code::Unavailable, "this proxy has not heard from the metadata group yet")
+                .hint("retry; check the addresses that the proxy was started with")
+        })
+    }
+
+    /// A registry that holds every change acknowledged before this call. Callers that come while
+    /// one look is under way share the next.
+    pub(crate) async fn refreshed(&self, deadline: Instant) -> Result<Arc<Registry>, Error> {
+        let arrived = Instant::now();
+        let mut last_start = self.refresh.lock().await;
+        if last_start.is_some_and(|start| start >= arrived) {
+            return Ok(self.cluster.registry());
+        }
+        let start = Instant::now();
+        let registry = self.cluster.refresh(deadline).await?;
+        *last_start = Some(start);
+        Ok(registry)
+    }
+
+    /// Prepares a statement. What SQLite refuses is tried once more with the newest schema, which
+    /// another proxy may have changed a moment ago.
+    pub(crate) async fn ready(&self, sql: &str, options: &Options) -> Result<Ready, Error> {
+        let registry = self.registry(options.deadline).await?;
+        let mirror = self.mirrors.of(&registry)?;
+        let error = match mirror.prepare(sql) {
+            Ok((prepared, hit)) => {
+                self.metrics.looked_up(hit);
+                return self.allowed(Ready { prepared, registry, mirror }, options);
+            }
+            Err(error) => error,
+        };
+        if !matches!(error.code, Code::NoSuchTable | Code::SqlError) {
+            return Err(error);
+        }
+        let deadline = options.deadline.min(Instant::now() + REFRESH_LIMIT);
+        let newer = match self.refreshed(deadline).await {
+            Ok(newer) if newer.schema_version != registry.schema_version => newer,
+            _ => return Err(error),
+        };
+        let mirror = self.mirrors.of(&newer)?;
+        let (prepared, _) = mirror.prepare(sql)?;
+        self.allowed(Ready { prepared, registry: newer, mirror }, options)
+    }
+
+    fn allowed(&self, ready: Ready, options: &Options) -> Result<Ready, Error> {
+        if options.reads_only && !ready.prepared.readonly {
+            return Err(Error::new(Code::NotARead, "the statement is not a read").hint("send it to /execute or /sql"));
+        }
+        Ok(ready)
+    }
+
+    /// Runs one statement, the `index`-th of its request.
+    pub(crate) async fn run(&self, statement: &Statement, index: u64, options: &Options) -> Result<Output, Error> {
+        let id = options.id.part(index);
+        let (mut pause, mut collisions) = (FIRST_PAUSE, 0);
+        loop {
+            let ready = self.ready(&statement.sql, options).await?;
+            match ready.prepared.analysis.verb {
+                Verb::Schema if options.shard.is_none() => return self.run_schema(statement, options).await,
+                Verb::Schema => return Err(no_schema_on_shard()),
+                Verb::Local => return self.run_local(&ready, &statement.params).await,
+                _ => ready.prepared.check_args(&statement.params)?,
+            }
+            if let Some(shard) = options.shard {
+                return self.run_as_written(&ready, statement, shard, id, options).await;
+            }
+            let keys = self.assign_keys(&ready, &statement.params, id, None, options).await?;
+            let plan = plan::plan(input(&ready.prepared, &statement.params, &keys, options), &ready.registry);
+            self.metrics.planned(plan.class());
+            self.check_rewritten(&ready, &plan)?;
+            let attempt = if collisions == 0 { id } else { id.part(COLLISION_PART + collisions) };
+            let version = ready.registry.version;
+            let job = Job { prepared: &ready.prepared, statement, schema: ready.mirror.version, options };
+            match self.carry_out(job, &plan, attempt).await {
+                Err(error) if error.code == Code::StaleRoute => {
+                    self.await_newer(error, version, &mut pause, options).await?
+                }
+                Err(error) if error.code == Code::Constraint && !keys.is_empty() && collisions < MAX_KEY_COLLISIONS => {
+                    let taken = match &plan {
+                        Plan::One(part) => {
+                            (options.keyed && collisions < 2) || self.keys_taken(&ready, part, &keys, options).await?
+                        }
+                        _ => false,
+                    };
+                    if !taken {
+                        return Err(error);
+                    }
+                    self.raise_keys(&ready, options).await?;
+                    self.metrics.retried("key_collision");
+                    collisions += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn carry_out(&self, job: Job<'_>, plan: &Plan, id: RequestId) -> Result<Output, Error> {
+        let reads = job.prepared.analysis.verb == Verb::Select;
+        match plan {
+            Plan::Refused(error) => Err(error.clone()),
+            Plan::Local => Err(Error::new(Code::Internal, "a local statement was sent out")),
+            Plan::One(part) if reads => Ok(Output::Rows(self.read_part(job, part).await?)),
+            Plan::One(part) => Ok(Output::Write(self.write_part(job, part, id).await?)),
+            Plan::Some(parts) | Plan::All(parts) if reads => Ok(Output::Rows(self.read_parts(job, parts).await?)),
+            Plan::Some(parts) | Plan::All(parts) => self.write_parts(job, parts, id).await,
+        }
+    }
+
+    /// What was printed anew must be what was meant: SQLite reads it before any shard does.
+    pub(crate) fn check_rewritten(&self, ready: &Ready, plan: &Plan) -> Result<(), Error> {
+        let parts = match plan {
+            Plan::One(part) => std::slice::from_ref(part),
+            Plan::Some(parts) | Plan::All(parts) => parts,
+            Plan::Local | Plan::Refused(_) => return Ok(()),
+        };
+        for statement in parts.iter().flat_map(|part| part.guard.iter().chain(&part.statement)) {
+            let (again, _) = ready.mirror.prepare(&statement.sql)?;
+            again.check_args(&statement.params)?;
+            let same = again.analysis.verb == Verb::Insert
+                && again.analysis.record.target == ready.prepared.analysis.record.target;
+            if !same {
+                return Err(Error::new(
+                    Code::Internal,
+                    format!("a rewritten statement means something else: {}", statement.sql),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until planning again may give something else.
+    pub(crate) async fn await_newer(
+        &self,
+        error: Error,
+        version: u64,
+        pause: &mut Duration,
+        options: &Options,
+    ) -> Result<(), Error> {
+        self.metrics.retried("stale_route");
+        if Instant::now() + *pause >= options.deadline {
+            return Err(error);
+        }
+        let registry = self.refreshed(options.deadline).await.map_err(|_| error.clone())?;
+        if registry.version > version {
+            return Ok(());
+        }
+        // The shard is ahead of the registry, or a replica behind it: the change is on its way.
+        let until = options.deadline.min(Instant::now() + *pause);
+        self.cluster.wait_until(until, |registry| registry.version > version).await.ok();
+        *pause = (*pause * 2).min(MAX_PAUSE);
+        Ok(())
+    }
+
+    async fn run_local(&self, ready: &Ready, params: &Params) -> Result<Output, Error> {
+        ready.prepared.check_args(params)?;
+        self.metrics.planned(Plan::Local.class());
+        let (mirror, prepared, params) = (Arc::clone(&ready.mirror), Arc::clone(&ready.prepared), params.clone());
+        let answer = tokio::task::spawn_blocking(move || mirror.answer(&prepared, &params)).await;
+        Ok(Output::Rows(answer.map_err(|_| Error::new(Code::Internal, "a schema query failed"))??))
+    }
+
+    /// Runs a statement on a shard as written, for inspection and repair.
+    async fn run_as_written(
+        &self,
+        ready: &Ready,
+        statement: &Statement,
+        shard: GroupId,
+        id: RequestId,
+        options: &Options,
+    ) -> Result<Output, Error> {
+        if !ready.registry.groups.contains_key(&shard) {
+            return Err(
+                Error::new(Code::NoSuchObject, format!("there is no {shard}")).hint("GET /shard lists the shards")
+            );
+        }
+        if ready.prepared.analysis.verb == Verb::Select {
+            let read = Read {
+                route: None,
+                statement: statement.clone(),
+                level: options.level,
+                freshness_ms: options.freshness_ms,
+            };
+            return Ok(Output::Rows(self.send_read(shard, read, options).await?));
+        }
+        let write = Write { id, route: None, statements: vec![statement.clone()] };
+        send::check_size(&write)?;
+        let mut results = self.send_writes(shard, vec![write], options).await?;
+        Ok(Output::Write(send::last_result(results.remove(0)?)?))
+    }
+
+    /// Keys for the rows that need one. They are chosen so that all rows of the statement are on one
+    /// shard, `on` or else the one that the request id falls on: a retry of the request then meets
+    /// the same shard, which remembers it.
+    pub(crate) async fn assign_keys(
+        &self,
+        ready: &Ready,
+        params: &Params,
+        id: RequestId,
+        on: Option<GroupId>,
+        options: &Options,
+    ) -> Result<BTreeMap<usize, i64>, Error> {
+        let none = BTreeMap::new();
+        let input = input(&ready.prepared, params, &none, options);
+        let rows: Vec<usize> = plan::missing_keys(input, &ready.registry).into_keys().collect();
+        let Some(table) = self.target(ready).filter(|_| !rows.is_empty()) else { return Ok(none) };
+        let placement = &ready.registry.placements[&table.placement];
+        let slot = Slot((id.0 % u128::from(placement.slots)) as u16);
+        let shard = on.or_else(|| placement.owner(slot));
+        let fits: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                move |key| plan::row_owner(input, &ready.registry, *row, key).is_none_or(|owner| Some(owner) == shard)
+            })
+            .collect();
+        let name = table.name.to_ascii_lowercase();
+        let keys = self.keys.take(&self.cluster, &ready.registry, &name, &fits, options.deadline).await?;
+        drop(fits);
+        Ok(rows.into_iter().zip(keys).collect())
+    }
+
+    fn target<'a>(&self, ready: &'a Ready) -> Option<&'a flotilla_shared::registry::Table> {
+        ready.registry.table(ready.prepared.analysis.record.target.as_deref()?)
+    }
+
+    /// Is one of the generated keys in use, because somebody gave it explicitly before?
+    pub(crate) async fn keys_taken(
+        &self,
+        ready: &Ready,
+        part: &Part,
+        keys: &BTreeMap<usize, i64>,
+        options: &Options,
+    ) -> Result<bool, Error> {
+        let Some((table, column)) = self.generated_column(ready) else { return Ok(false) };
+        let marks = vec!["?"; keys.len()].join(", ");
+        let statement = Statement {
+            sql: format!("SELECT count(*) FROM {table} WHERE {column} IN ({marks})"),
+            params: Params::Positional(keys.values().map(|key| Value::Integer(*key)).collect()),
+        };
+        let read = Read { route: None, statement, level: Level::Linearizable, freshness_ms: None };
+        let rows = self.send_read(part.shard, read, options).await?;
+        Ok(rows.values.first().and_then(|row| row.first()) != Some(&Value::Integer(0)))
+    }
+
+    /// Lets further keys begin behind the largest in use.
+    pub(crate) async fn raise_keys(&self, ready: &Ready, options: &Options) -> Result<(), Error> {
+        let (Some((table, column)), Some(target)) = (self.generated_column(ready), self.target(ready)) else {
+            return Ok(());
+        };
+        let owners: Vec<GroupId> =
+            ready.registry.placements.get(&target.placement).map_or(vec![HOME_SHARD], |p| p.owners().collect());
+        let mut largest = 0;
+        for shard in owners {
+            let statement = Statement::bare(format!("SELECT max({column}) FROM {table}"));
+            let read = Read { route: None, statement, level: Level::Linearizable, freshness_ms: None };
+            if let Some(Value::Integer(max)) =
+                self.send_read(shard, read, options).await?.values.first().and_then(|row| row.first())
+            {
+                largest = largest.max(*max);
+            }
+        }
+        self.keys.raise(&target.name.to_ascii_lowercase(), largest.saturating_add(1)).await;
+        Ok(())
+    }
+
+    fn generated_column(&self, ready: &Ready) -> Option<(String, String)> {
+        let table = self.target(ready)?;
+        let column = &table.columns[table.rowid_alias?].name;
+        Some((plan::split::quote(&table.name), plan::split::quote(column)))
+    }
+}
+
+/// A plan's input.
+pub(crate) fn input<'a>(
+    prepared: &'a Prepared,
+    params: &'a Params,
+    keys: &'a BTreeMap<usize, i64>,
+    options: &Options,
+) -> Input<'a> {
+    Input { prepared, params, allow_partial: options.allow_partial, keys }
+}
+
+fn no_schema_on_shard() -> Error {
+    Error::new(Code::Unroutable, "a schema statement cannot run on one shard alone").hint("leave out auto_route=false")
+}

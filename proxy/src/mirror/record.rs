@@ -1,0 +1,173 @@
+//! What a statement really touches, as SQLite's authorizer tells while it prepares the statement:
+//! through views, triggers, foreign keys, quoted names and rowid aliases.
+//!
+//! The recorder sits on every connection of the [mirror](super). It also refuses what no client may
+//! run, at once and before SQLite acts on it: some pragmas take effect while they are prepared.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flotilla_shared::error::{Code, Error};
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+
+/// Names that belong to Flotilla; no client may see or make them.
+pub const INTERNAL_PREFIX: &str = "_flotilla_";
+
+/// Pragmas that only tell about the schema or the build.
+const READ_PRAGMAS: &[&str] = &[
+    "table_info",
+    "table_xinfo",
+    "table_list",
+    "index_list",
+    "index_info",
+    "index_xinfo",
+    "foreign_key_list",
+    "function_list",
+    "collation_list",
+    "module_list",
+    "pragma_list",
+    "compile_options",
+];
+
+/// Tables that show the inside of a database file.
+const INSIDE_TABLES: &[&str] = &["sqlite_dbpage", "dbstat", "sqlite_stmt", "bytecode", "tables_used"];
+
+/// What the authorizer saw.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// Tables and views read, in lower case.
+    pub reads: BTreeSet<String>,
+    /// Tables and views written, in lower case.
+    pub writes: BTreeSet<String>,
+    /// The first table written: what the statement names as its target, in lower case.
+    pub target: Option<String>,
+    /// Columns that the statement itself updates in its target, in lower case.
+    pub updated: BTreeSet<String>,
+    /// Triggers and views on whose behalf something was touched, in lower case.
+    pub accessors: BTreeSet<String>,
+    /// A pragma that only reads.
+    pub pragma: bool,
+    /// A SELECT is part of it.
+    pub select: bool,
+    /// Why no client may run it.
+    pub refused: Option<Error>,
+}
+
+impl Record {
+    fn write(&mut self, table: &str) {
+        let table = table.to_ascii_lowercase();
+        self.target.get_or_insert_with(|| table.clone());
+        self.writes.insert(table);
+    }
+
+    /// Notes one action; false refuses it.
+    fn note(&mut self, context: &AuthContext<'_>) -> bool {
+        use AuthAction as A;
+        if let Some(accessor) = context.accessor.filter(|name| !name.is_empty()) {
+            self.accessors.insert(accessor.to_ascii_lowercase());
+        }
+        let refused = match context.action {
+            A::Read { table_name, .. } => {
+                self.reads.insert(table_name.to_ascii_lowercase());
+                inside(table_name)
+            }
+            A::Insert { table_name } | A::Delete { table_name } => {
+                self.write(table_name);
+                inside(table_name)
+            }
+            A::Update { table_name, column_name } => {
+                self.write(table_name);
+                let lower = table_name.to_ascii_lowercase();
+                if context.accessor.is_none() && self.target.as_ref() == Some(&lower) {
+                    self.updated.insert(column_name.to_ascii_lowercase());
+                }
+                inside(table_name)
+            }
+            A::Select => {
+                self.select = true;
+                None
+            }
+            A::Pragma { pragma_name, .. } => {
+                self.pragma = true;
+                let known = READ_PRAGMAS.iter().any(|name| name.eq_ignore_ascii_case(pragma_name));
+                (!known).then(|| forbidden(format!("PRAGMA {pragma_name} is not open to clients"), "table_info, index_list, foreign_key_list and other pragmas that only tell about the schema are"))
+            }
+            A::Function { function_name } => function_name
+                .eq_ignore_ascii_case("load_extension")
+                .then(|| forbidden("load_extension() is not open to clients", "extensions cannot be loaded")),
+            A::Attach { .. } | A::Detach { .. } => Some(forbidden(
+                "ATTACH and DETACH are not open to clients",
+                "all tables of the cluster are in one database",
+            )),
+            A::Transaction { .. } | A::Savepoint { .. } => Some(transaction()),
+            A::CreateTempIndex { .. }
+            | A::CreateTempTable { .. }
+            | A::CreateTempTrigger { .. }
+            | A::CreateTempView { .. } => Some(forbidden(
+                "temporary objects are not open to clients",
+                "a request has no session that could own them; use WITH, or a table of your own",
+            )),
+            A::CreateVtable { module_name, .. } | A::DropVtable { module_name, .. } => Some(
+                Error::new(Code::NotImplemented, format!("virtual tables ({module_name}) are not supported yet"))
+                    .hint("use an ordinary table"),
+            ),
+            A::CreateTable { table_name } => inside(table_name),
+            A::Unknown { code, .. } => Some(forbidden(format!("an action that is not known ({code})"), "")),
+            _ => None,
+        };
+        match refused {
+            Some(error) => {
+                self.refused.get_or_insert(error);
+                false
+            }
+            None => true,
+        }
+    }
+}
+
+/// Transactions live in one request.
+fn transaction() -> Error {
+    forbidden(
+        "BEGIN, COMMIT, ROLLBACK and SAVEPOINT are not open to clients",
+        "send {\"statements\": [...], \"transaction\": true}",
+    )
+}
+
+/// A refusal that no retry changes.
+pub fn forbidden(message: impl Into<String>, hint: &str) -> Error {
+    Error::new(Code::Forbidden, message).hint(hint)
+}
+
+/// Is that a name of our own?
+pub fn is_internal(name: &str) -> bool {
+    name.as_bytes()
+        .get(..INTERNAL_PREFIX.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(INTERNAL_PREFIX.as_bytes()))
+}
+
+fn inside(table: &str) -> Option<Error> {
+    let hidden = is_internal(table) || INSIDE_TABLES.iter().any(|name| name.eq_ignore_ascii_case(table));
+    hidden.then(|| {
+        forbidden(
+            format!("table {table} is internal"),
+            "choose another name; `_flotilla_` tables are not open to clients",
+        )
+    })
+}
+
+/// The recorder of one connection.
+#[derive(Clone, Default)]
+pub struct Recorder(Arc<Mutex<Record>>);
+
+impl Recorder {
+    /// What the connection's authorizer calls.
+    pub fn authorize(&self, context: &AuthContext<'_>) -> Authorization {
+        let mut record = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if record.note(context) { Authorization::Allow } else { Authorization::Deny }
+    }
+
+    /// Takes what was noted since the last call.
+    pub fn take(&self) -> Record {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,141 @@
+//! What the planner must know about a schema beyond the registry's tables: where views live, what
+//! triggers and foreign keys may reach, and which tables resolve conflicts on their own.
+//!
+//! Read once per schema version from the mirror's own SQLite and the registry's objects.
+
+use std::collections::HashMap;
+
+use flotilla_shared::ids::PlacementId;
+use flotilla_shared::registry::{HOME, Registry, Table};
+use rusqlite::Connection;
+
+use crate::lex::{Kind, Tokens};
+
+/// A foreign key.
+#[derive(Clone, Debug)]
+pub struct ForeignKey {
+    /// The table that refers, in lower case.
+    pub child: String,
+    /// The table referred to, in lower case.
+    pub parent: String,
+    /// Column pairs: child, parent.
+    pub pairs: Vec<(String, String)>,
+}
+
+/// A trigger.
+#[derive(Clone, Debug)]
+pub struct Trigger {
+    /// Its table, in lower case.
+    pub table: String,
+    /// Its body looks at nothing but the row at hand.
+    pub row_only: bool,
+}
+
+/// Facts about one schema version.
+#[derive(Debug, Default)]
+pub struct Schema {
+    /// Tables by lower-case name.
+    pub tables: HashMap<String, Table>,
+    /// Placement of each view, by lower-case name.
+    pub views: HashMap<String, PlacementId>,
+    /// Triggers by lower-case name.
+    pub triggers: HashMap<String, Trigger>,
+    /// All foreign keys.
+    pub foreign_keys: Vec<ForeignKey>,
+    /// Tables whose own definition says `ON CONFLICT`, in lower case.
+    pub resolves_conflicts: Vec<String>,
+    /// Is any table outside the home placement?
+    pub has_sharded: bool,
+}
+
+impl Schema {
+    /// Reads a schema from the registry and from `db`, which holds the same objects.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn read(registry: &Registry, db: &Connection) -> rusqlite::Result<Self> {
+        let mut schema = Self {
+            tables: registry.tables.clone().into_iter().collect(),
+            has_sharded: registry.tables.values().any(|table| table.placement != HOME),
+            foreign_keys: foreign_keys(db)?,
+            ..Self::default()
+        };
+        for object in &registry.objects {
+            let name = object.name.to_ascii_lowercase();
+            match object.kind.as_str() {
+                "view" => {
+                    schema.views.insert(name, object.placement);
+                }
+                "trigger" => {
+                    let trigger = Trigger { table: object.table.to_ascii_lowercase(), row_only: row_only(&object.sql) };
+                    schema.triggers.insert(name, trigger);
+                }
+                "table" if says_on_conflict(&object.sql) => schema.resolves_conflicts.push(name),
+                _ => (),
+            }
+        }
+        Ok(schema)
+    }
+
+    /// Where a table or view lives; `None` for a name that is neither, such as that of a CTE or of a
+    /// table-valued function.
+    pub fn placement(&self, name: &str) -> Option<PlacementId> {
+        match self.tables.get(name) {
+            Some(table) => Some(table.placement),
+            None if name == "sqlite_sequence" => Some(HOME),
+            None => self.views.get(name).copied(),
+        }
+    }
+
+    /// Does the foreign key stay on one shard: are both tables in one placement, and does it pair
+    /// their shard keys column by column?
+    pub fn is_local(&self, foreign_key: &ForeignKey) -> bool {
+        let (Some(child), Some(parent)) = (self.tables.get(&foreign_key.child), self.tables.get(&foreign_key.parent))
+        else {
+            return false;
+        };
+        child.placement == parent.placement
+            && child.key.len() == parent.key.len()
+            && child.key_names().zip(parent.key_names()).all(|(from, to)| {
+                foreign_key.pairs.iter().any(|(f, t)| f.eq_ignore_ascii_case(from) && t.eq_ignore_ascii_case(to))
+            })
+    }
+}
+
+fn foreign_keys(db: &Connection) -> rusqlite::Result<Vec<ForeignKey>> {
+    let mut query = db.prepare(
+        "SELECT m.name, p.id, p.\"table\", p.\"from\",
+                coalesce(p.\"to\", (SELECT i.name FROM pragma_table_info(p.\"table\") i WHERE i.pk = p.seq + 1), '')
+         FROM sqlite_schema m, pragma_foreign_key_list(m.name) p WHERE m.type = 'table' ORDER BY m.name, p.id, p.seq",
+    )?;
+    let mut keys: Vec<(i64, ForeignKey)> = Vec::new();
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let (child, id, parent): (String, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let (child, parent) = (child.to_ascii_lowercase(), parent.to_ascii_lowercase());
+        let pair = (row.get(3)?, row.get(4)?);
+        match keys.last_mut() {
+            Some((last, key)) if *last == id && key.child == child => key.pairs.push(pair),
+            _ => keys.push((id, ForeignKey { child, parent, pairs: vec![pair] })),
+        }
+    }
+    Ok(keys.into_iter().map(|(_, key)| key).collect())
+}
+
+/// Does the body of a trigger only compute with the row at hand: `SELECT` without `FROM`, as used
+/// with `RAISE`? Then it may run wherever the row is.
+fn row_only(sql: &str) -> bool {
+    let Ok(tokens) = Tokens::read(sql) else { return false };
+    let reaches = ["FROM", "INTO", "UPDATE", "DELETE", "JOIN"];
+    let Some(body) = (0..tokens.list.len()).find(|index| tokens.is_word(*index, "BEGIN")) else { return false };
+    // The head says UPDATE or DELETE itself, and its WHEN may hold a subquery.
+    let head_selects = (0..body).any(|index| tokens.is_word(index, "SELECT"));
+    !head_selects && !(body..tokens.list.len()).any(|index| reaches.iter().any(|word| tokens.is_word(index, word)))
+}
+
+fn says_on_conflict(sql: &str) -> bool {
+    let Ok(tokens) = Tokens::read(sql) else { return true };
+    (0..tokens.list.len()).any(|index| {
+        tokens.list[index].kind == Kind::Word && tokens.is_word(index, "ON") && tokens.is_word(index + 1, "CONFLICT")
+    })
+}

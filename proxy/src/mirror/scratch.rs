@@ -1,0 +1,150 @@
+//! Schema statements tried on a copy of the mirror, before a job is made of them.
+//!
+//! So plain SQL errors are answered at once and in SQLite's words, and a statement that changes
+//! nothing (`IF NOT EXISTS`) needs no job. Input: a schema statement. Output: [`SchemaChange`].
+//! Refused: names of our own, `CREATE TABLE … AS SELECT`, and a view over several placements.
+
+use std::collections::BTreeSet;
+
+use flotilla_shared::error::{Code, Error};
+use flotilla_shared::registry::{HOME, Registry};
+use rusqlite::Connection;
+
+use super::record::{self, Recorder};
+use super::{Mirror, Prepared, open};
+use crate::analyze::first_word;
+use crate::lex::Tokens;
+
+/// What a schema statement would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SchemaChange {
+    /// Nothing.
+    Nothing,
+    /// A change about `table`; none for a new table or what lives with the home tables.
+    Change {
+        /// The table.
+        table: Option<String>,
+    },
+}
+
+/// Tries a schema statement on a copy.
+///
+/// # Errors
+/// SQLite's own words, or a refusal.
+pub fn check_schema_statement(mirror: &Mirror, prepared: &Prepared) -> Result<SchemaChange, Error> {
+    let sqlite = |error: rusqlite::Error| Error::from_sqlite(&error);
+    let registry = mirror.registry();
+    let tokens = Tokens::read(&prepared.sql)?;
+    let at = first_word(&tokens);
+    let creates_table = tokens.is_word(at, "CREATE") && tokens.is_word(at + 1, "TABLE");
+    if creates_table && prepared.analysis.record.select {
+        return Err(Error::new(Code::NotImplemented, "CREATE TABLE … AS SELECT is not supported yet")
+            .hint("create the table, then INSERT … SELECT"));
+    }
+    let db = open(registry).map_err(sqlite)?;
+    let before = objects(&db).map_err(sqlite)?;
+    db.execute(&prepared.sql, []).map_err(sqlite)?;
+    let after = objects(&db).map_err(sqlite)?;
+    if let Some((_, name, ..)) = after.difference(&before).find(|(_, name, ..)| record::is_internal(name)) {
+        return Err(record::forbidden(format!("{name} is an internal name"), "choose another name"));
+    }
+    let verb = tokens.text(at).to_ascii_uppercase();
+    if before == after && !matches!(verb.as_str(), "ANALYZE" | "REINDEX") {
+        return Ok(SchemaChange::Nothing);
+    }
+    let table = match verb.as_str() {
+        "ANALYZE" | "REINDEX" => named_table(mirror, registry, &tokens, at + 1)?,
+        _ => changed_table(mirror, registry, &before, &after)?,
+    };
+    Ok(SchemaChange::Change { table })
+}
+
+type Objects = BTreeSet<(String, String, String, String)>;
+
+fn objects(db: &Connection) -> rusqlite::Result<Objects> {
+    let mut query = db.prepare("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?;
+    query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?.collect()
+}
+
+/// The table that a change is about: a known one that was altered or dropped, or that owns the
+/// index or trigger; for a view, a table of its placement.
+fn changed_table(
+    mirror: &Mirror,
+    registry: &Registry,
+    before: &Objects,
+    after: &Objects,
+) -> Result<Option<String>, Error> {
+    let known = |name: &str| registry.table(name).map(|table| table.name.clone());
+    for (kind, name, table, _) in before.difference(after) {
+        match kind.as_str() {
+            "view" => return Ok(table_in_placement_of_view(mirror, registry, name)),
+            _ if known(table).is_some() => return Ok(known(table)),
+            _ => (),
+        }
+    }
+    for (kind, name, table, _) in after.difference(before) {
+        match kind.as_str() {
+            "view" => return view_table(registry, after, name),
+            "trigger" if known(table).is_none() => return Ok(table_in_placement_of_view(mirror, registry, table)),
+            _ if known(table).is_some() => return Ok(known(table)),
+            _ => (),
+        }
+    }
+    Ok(None)
+}
+
+fn table_in_placement_of_view(mirror: &Mirror, registry: &Registry, view: &str) -> Option<String> {
+    let placement = mirror.schema.views.get(&view.to_ascii_lowercase()).copied()?;
+    (placement != HOME)
+        .then(|| registry.tables.values().find(|table| table.placement == placement).map(|t| t.name.clone()))?
+}
+
+/// The table beside which a new view lives. All that it reads must be in one placement.
+fn view_table(registry: &Registry, after: &Objects, view: &str) -> Result<Option<String>, Error> {
+    let mut db = Connection::open_in_memory().map_err(|error| Error::from_sqlite(&error))?;
+    let rank = |kind: &str| ["table", "index", "view", "trigger"].iter().position(|k| *k == kind);
+    let mut ordered: Vec<_> = after.iter().collect();
+    ordered.sort_by_key(|(kind, ..)| rank(kind));
+    for (_, _, _, sql) in ordered {
+        db.execute_batch(sql).ok();
+    }
+    let recorder = Recorder::default();
+    let notes = recorder.clone();
+    db.authorizer(Some(move |context: rusqlite::hooks::AuthContext<'_>| notes.authorize(&context)))
+        .map_err(|error| Error::from_sqlite(&error))?;
+    // A view may be made before its tables; it lives with the home tables then.
+    let select = format!("SELECT * FROM \"{}\"", view.replace('"', "\"\""));
+    if db.prepare(&select).is_err() {
+        return Ok(None);
+    }
+    let reads = recorder.take().reads;
+    let tables: Vec<_> = reads.iter().filter_map(|name| registry.table(name)).collect();
+    let placements: BTreeSet<_> = tables.iter().map(|table| table.placement).collect();
+    if placements.len() > 1 {
+        let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+        return Err(Error::new(
+            Code::Unroutable,
+            format!("view {view} reads tables that are sharded in different ways: {}", names.join(", ")),
+        )
+        .hint("colocate the tables, or query them one by one"));
+    }
+    Ok(tables.into_iter().find(|table| table.placement != HOME).map(|table| table.name.clone()))
+}
+
+/// The table that ANALYZE or REINDEX names, directly or by an index of it.
+fn named_table(mirror: &Mirror, registry: &Registry, tokens: &Tokens<'_>, at: usize) -> Result<Option<String>, Error> {
+    let at = if tokens.is_mark(at + 1, ".") { at + 2 } else { at };
+    let name = tokens.name(at).filter(|name| !name.eq_ignore_ascii_case("main"));
+    let table = name.as_deref().and_then(|name| {
+        let index = registry.objects.iter().find(|o| o.kind == "index" && o.name.eq_ignore_ascii_case(name));
+        registry.table(name).or_else(|| registry.table(&index?.table)).map(|table| table.name.clone())
+    });
+    if table.is_none() && mirror.schema.has_sharded {
+        return Err(Error::new(
+            Code::Unroutable,
+            "ANALYZE and REINDEX of everything would reach the home tables alone",
+        )
+        .hint("name a table"));
+    }
+    Ok(table)
+}

@@ -1,0 +1,120 @@
+//! From the keys that a statement names to slots, and from slots to shards.
+
+use std::collections::BTreeMap;
+
+use flotilla_shared::error::{Code, Error};
+use flotilla_shared::ids::{GroupId, Slot};
+use flotilla_shared::registry::{Placement, SlotSet, Table};
+use flotilla_shared::slot::{KeyColumn, slot_of};
+use flotilla_shared::value::{Params, Value};
+use flotilla_shared::wire::Claim;
+
+use crate::analyze::syntax::Pin;
+use crate::analyze::term::Term;
+use crate::mirror::Prepared;
+
+/// Keys that one statement may name: beyond it, asking every shard is no dearer.
+pub const MAX_KEYS: usize = 1000;
+
+/// The slots that a condition leaves, or `None` when it leaves all.
+pub fn pinned_slots(
+    table: &Table,
+    pins: &[Pin],
+    placement: &Placement,
+    prepared: &Prepared,
+    params: &Params,
+) -> Option<Vec<Slot>> {
+    let mut keys: Vec<Vec<Value>> = vec![Vec::with_capacity(table.key.len())];
+    for index in &table.key {
+        let values = column_values(table, *index, pins, prepared, params)?;
+        if keys.len().saturating_mul(values.len()) > MAX_KEYS {
+            return None;
+        }
+        keys = keys
+            .iter()
+            .flat_map(|key| values.iter().map(|value| [key.as_slice(), std::slice::from_ref(value)].concat()))
+            .collect();
+    }
+    let columns = key_columns(table);
+    let mut slots: Vec<Slot> = keys.iter().map(|key| slot_of(&columns, key, placement.slots)).collect();
+    slots.sort_unstable();
+    slots.dedup();
+    Some(slots)
+}
+
+/// The fewest values to which a pin fixes a column.
+fn column_values(
+    table: &Table,
+    index: usize,
+    pins: &[Pin],
+    prepared: &Prepared,
+    params: &Params,
+) -> Option<Vec<Value>> {
+    let best = pins.iter().filter(|pin| is_column(table, index, &pin.column)).min_by_key(|pin| pin.terms.len())?;
+    best.terms.iter().map(|term| resolve(term, prepared, params).cloned()).collect()
+}
+
+/// Does `name` mean column `index`? The rowid has names of its own unless a column takes them.
+pub fn is_column(table: &Table, index: usize, name: &str) -> bool {
+    match table.column(name) {
+        Some(found) => found == index,
+        None => {
+            table.rowid_alias == Some(index)
+                && ["rowid", "oid", "_rowid_"].iter().any(|alias| alias.eq_ignore_ascii_case(name))
+        }
+    }
+}
+
+/// The value of a term.
+pub fn resolve<'a>(term: &'a Term, prepared: &Prepared, params: &'a Params) -> Option<&'a Value> {
+    match term {
+        Term::Value(value) => Some(value),
+        Term::Param(index) => prepared.arg(params, *index),
+    }
+}
+
+/// How a table's key columns compare.
+pub fn key_columns(table: &Table) -> Vec<KeyColumn> {
+    table.key.iter().map(|index| table.columns[*index].compare).collect()
+}
+
+/// The shard that owns all slots of a placement, if one does.
+pub fn sole_owner(placement: &Placement) -> Option<GroupId> {
+    let mut owners = placement.owned.iter().filter(|(_, set)| !set.is_empty());
+    let (shard, set) = owners.next()?;
+    (owners.next().is_none() && set.len() == usize::from(placement.slots)).then_some(*shard)
+}
+
+/// Slots by the shard that owns them.
+///
+/// # Errors
+/// [`Code::StaleRoute`] for a slot without an owner: it is on its way, and a newer map says where.
+pub fn by_owner(placement: &Placement, slots: &[Slot]) -> Result<BTreeMap<GroupId, Vec<Slot>>, Error> {
+    let mut owners: BTreeMap<GroupId, Vec<Slot>> = BTreeMap::new();
+    for slot in slots {
+        let owner = placement
+            .owner(*slot)
+            .ok_or_else(|| stale(format!("slot {slot} of placement {} has no owner", placement.id)))?;
+        owners.entry(owner).or_default().push(*slot);
+    }
+    Ok(owners)
+}
+
+/// A claim of just these slots.
+pub fn claim_slots(placement: &Placement, shard: GroupId, slots: impl IntoIterator<Item = Slot>) -> Claim {
+    Claim {
+        placement: placement.id,
+        epoch: placement.epoch(shard),
+        slots: Some(slots.into_iter().collect::<SlotSet>()),
+    }
+}
+
+/// A claim of all that the shard owns.
+pub fn claim_all(placement: &Placement, shard: GroupId) -> Claim {
+    Claim { placement: placement.id, epoch: placement.epoch(shard), slots: None }
+}
+
+/// The map at hand is too old.
+pub fn stale(message: String) -> Error {
+    Error::new(Code::StaleRoute, message).hint("retry")
+}

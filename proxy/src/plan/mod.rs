@@ -1,0 +1,431 @@
+//! Where a statement runs: a pure function of its analysis, its arguments and the registry.
+//!
+//! Output: a [`Plan`] for the [`execute`](crate::execute) step, whose parts carry what they rely on
+//! ([`Claim`]), so that a shard refuses a plan made from an old map. Rules, in order:
+//!
+//! 1. everything touched is owned by one shard: there, as written;
+//! 2. one sharded table with its key fixed: the shards that own these keys;
+//! 3. a plain SELECT on one sharded table: all its shards, rows put together;
+//! 4. all else is refused by name.
+//!
+//! This is the place where a planner that merges will grow: it replaces rule 4, case by case.
+
+pub mod keys;
+pub mod split;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use flotilla_shared::error::{Code, Error};
+use flotilla_shared::ids::{GroupId, Slot};
+use flotilla_shared::registry::{HOME_SHARD, Placement, Registry, Table};
+use flotilla_shared::slot::slot_of;
+use flotilla_shared::value::{Params, Value};
+use flotilla_shared::wire::{Claim, Statement};
+
+use crate::analyze::Verb;
+use crate::analyze::insert::InsertShape;
+use crate::mirror::Prepared;
+use keys::{by_owner, claim_all, claim_slots, is_column, key_columns, pinned_slots, resolve, sole_owner, stale};
+use split::{Assigned, KeyPlace, key_guard, rewrite};
+
+/// What one shard does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// The shard.
+    pub shard: GroupId,
+    /// What it must own.
+    pub claims: Vec<Claim>,
+    /// The statement, where it is not the one that was written.
+    pub statement: Option<Statement>,
+    /// Goes before it in the same transaction.
+    pub guard: Option<Statement>,
+    /// It holds the last row of an INSERT, whose rowid is the answer's.
+    pub last_row: bool,
+}
+
+/// Where a statement runs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plan {
+    /// On one shard.
+    One(Part),
+    /// On some shards, by key.
+    Some(Vec<Part>),
+    /// On every shard that owns part of the table.
+    All(Vec<Part>),
+    /// Nowhere: the mirror answers it.
+    Local,
+    /// Not at all.
+    Refused(Error),
+}
+
+impl Plan {
+    /// The class, as metrics name it.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::One(_) => "one",
+            Self::Some(_) => "some",
+            Self::All(_) => "all",
+            Self::Local => "local",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.shard)?;
+        for claim in &self.claims {
+            match &claim.slots {
+                Some(slots) => write!(f, " [placement {}: {} slots]", claim.placement, slots.len())?,
+                None => write!(f, " [placement {} at {}]", claim.placement, claim.epoch)?,
+            }
+        }
+        for statement in self.guard.iter().chain(&self.statement) {
+            write!(f, " {}", statement.sql)?;
+            if let Params::Positional(args) = &statement.params {
+                let args: Vec<String> = args.iter().map(|value| value.to_json().to_string()).collect();
+                write!(f, " <{}>", args.join(", "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(part) => write!(f, "one {part}"),
+            Self::Some(parts) | Self::All(parts) => {
+                f.write_str(self.class())?;
+                parts.iter().try_for_each(|part| write!(f, "\n  {part}"))
+            }
+            Self::Local => f.write_str("local"),
+            Self::Refused(error) => write!(f, "refused {error}"),
+        }
+    }
+}
+
+/// What a plan is made from, besides the registry.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// The statement.
+    pub prepared: &'a Prepared,
+    /// Its arguments.
+    pub params: &'a Params,
+    /// A write may reach several shards without being atomic.
+    pub allow_partial: bool,
+    /// Keys assigned to rows that had none, from [`missing_keys`].
+    pub keys: &'a BTreeMap<usize, i64>,
+}
+
+/// Plans a statement.
+pub fn plan(input: Input<'_>, registry: &Registry) -> Plan {
+    match try_plan(input, registry) {
+        Ok(plan) => plan,
+        Err(error) => Plan::Refused(error),
+    }
+}
+
+fn try_plan(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
+    let analysis = &input.prepared.analysis;
+    if analysis.verb == Verb::Local {
+        return Ok(Plan::Local);
+    }
+    if analysis.mixes_schema {
+        return Err(Error::new(Code::Unroutable, "the statement reads both the schema and rows")
+            .hint("ask for the schema in a statement of its own"));
+    }
+    if let Some(part) = one_owner(input, registry)? {
+        return Ok(Plan::One(part));
+    }
+    match analysis.verb {
+        Verb::Select => plan_select(input, registry),
+        Verb::Insert => plan_insert(input, registry),
+        _ => plan_change(input, registry),
+    }
+}
+
+fn placement<'a>(registry: &'a Registry, table: &Table) -> Result<&'a Placement, Error> {
+    registry
+        .placements
+        .get(&table.placement)
+        .ok_or_else(|| stale(format!("placement {} is not known", table.placement)))
+}
+
+/// Rule 1.
+fn one_owner(input: Input<'_>, registry: &Registry) -> Result<Option<Part>, Error> {
+    let analysis = &input.prepared.analysis;
+    let mut shard = None;
+    let mut claims = Vec::with_capacity(analysis.placements.len());
+    for id in &analysis.placements {
+        let placement = registry.placements.get(id).ok_or_else(|| stale(format!("placement {id} is not known")))?;
+        match (sole_owner(placement), shard) {
+            (Some(owner), None) => shard = Some(owner),
+            (Some(owner), Some(known)) if owner == known => (),
+            _ => return Ok(None),
+        }
+        claims.extend(shard.map(|shard| claim_all(placement, shard)));
+    }
+    let shard = shard.unwrap_or(HOME_SHARD);
+    Ok(Some(Part { shard, claims, statement: None, guard: None, last_row: true }))
+}
+
+/// A part that runs the statement as written.
+fn as_written(shard: GroupId, claim: Claim) -> Part {
+    Part { shard, claims: vec![claim], statement: None, guard: None, last_row: true }
+}
+
+fn plan_select(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
+    let analysis = &input.prepared.analysis;
+    let refused = |what: String| {
+        Error::new(Code::CrossShardRead, what).hint(format!(
+            "the rows of {} are on several shards; fix the shard key with = or IN, or read plainly without it",
+            analysis.table_names()
+        ))
+    };
+    if let [_, _, ..] = analysis.touched[..] {
+        return Err(refused(format!(
+            "the query reads several tables ({}) that are not all on one shard",
+            analysis.table_names()
+        )));
+    }
+    if let Some(view) = &analysis.view {
+        return Err(refused(format!("the query reads view {view}, whose rows are on several shards")));
+    }
+    let syntax = analysis
+        .syntax(&input.prepared.sql)
+        .ok_or_else(|| refused("the query is not one that the planner can take apart".to_owned()))?;
+    let table = syntax.table.as_deref().and_then(|name| registry.table(name));
+    let across = |parts: usize| match syntax.constructs[..] {
+        [] => Ok(()),
+        _ => Err(refused(format!("the query would need rows of {parts} shards for {}", syntax.constructs.join(", ")))),
+    };
+    let Some(table) = table else {
+        across(2)?;
+        return Err(refused("the query is not about one table".to_owned()));
+    };
+    let placement = placement(registry, table)?;
+    match pinned_slots(table, &syntax.pins, placement, input.prepared, input.params) {
+        Some(slots) => {
+            let parts = pinned_parts(placement, &slots)?;
+            one_or(parts, |parts| across(parts.len()).map(|()| Plan::Some(parts)))
+        }
+        None => {
+            let parts: Vec<Part> =
+                placement.owners().map(|shard| as_written(shard, claim_all(placement, shard))).collect();
+            across(parts.len())?;
+            Ok(Plan::All(parts))
+        }
+    }
+}
+
+fn one_or(mut parts: Vec<Part>, several: impl FnOnce(Vec<Part>) -> Result<Plan, Error>) -> Result<Plan, Error> {
+    if parts.len() == 1 { Ok(Plan::One(parts.remove(0))) } else { several(parts) }
+}
+
+/// One part per owner of the slots. No key at all (`IN ()`) matches no row anywhere, so any owner
+/// gives the right answer.
+fn pinned_parts(placement: &Placement, slots: &[Slot]) -> Result<Vec<Part>, Error> {
+    if slots.is_empty() {
+        let shard =
+            placement.owners().next().ok_or_else(|| stale(format!("placement {} has no owner", placement.id)))?;
+        return Ok(vec![as_written(shard, claim_all(placement, shard))]);
+    }
+    let owners = by_owner(placement, slots)?;
+    Ok(owners.into_iter().map(|(shard, slots)| as_written(shard, claim_slots(placement, shard, slots))).collect())
+}
+
+/// The sharded table that a write is about.
+fn target<'a>(input: Input<'_>, registry: &'a Registry) -> Result<(&'a Table, &'a Placement), Error> {
+    let analysis = &input.prepared.analysis;
+    let unroutable = |why: String| {
+        Error::new(Code::Unroutable, why)
+            .hint("the statement would need rows of several shards; write the tables one by one, by key")
+    };
+    let name = analysis.record.target.as_deref().unwrap_or("");
+    let table = registry.table(name).ok_or_else(|| unroutable(format!("`{name}` is not a table")))?;
+    if let Some(why) = &analysis.reaches {
+        return Err(unroutable(why.clone()));
+    }
+    if let Some((other, _)) = analysis.touched.iter().find(|(_, placement)| *placement != table.placement) {
+        return Err(unroutable(format!(
+            "the statement writes {name} and touches {other}, which is sharded differently"
+        )));
+    }
+    if let Some(column) =
+        table.key_names().find(|column| analysis.record.updated.contains(&column.to_ascii_lowercase()))
+    {
+        return Err(Error::new(Code::ShardKeyUpdate, format!("column {column} is the shard key of {}", table.name))
+            .hint("insert the row with its new key, then delete the old one"));
+    }
+    Ok((table, placement(registry, table)?))
+}
+
+fn across_shards(shards: usize, table: &Table, what: &str) -> Error {
+    Error::new(Code::CrossShardWrite, format!("{what} rows of {} on {shards} shards", table.name)).hint(
+        "fix the shard key with = or IN, write each shard's rows in a statement of their own, or set allow_partial=true to do without atomicity",
+    )
+}
+
+fn plan_change(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
+    let (table, placement) = target(input, registry)?;
+    let unroutable =
+        |why: String| Error::new(Code::Unroutable, why).hint("fix the shard key with = or IN and use no subquery");
+    let syntax = input.prepared.analysis.syntax(&input.prepared.sql);
+    let syntax =
+        syntax.ok_or_else(|| unroutable("the statement is not one that the planner can take apart".to_owned()))?;
+    if let [first, ..] = syntax.constructs[..] {
+        return Err(unroutable(format!("the statement changes {} by {first}", table.name)));
+    }
+    let slots = pinned_slots(table, &syntax.pins, placement, input.prepared, input.params);
+    let (parts, all) = match &slots {
+        Some(slots) => (pinned_parts(placement, slots)?, false),
+        None => (placement.owners().map(|shard| as_written(shard, claim_all(placement, shard))).collect(), true),
+    };
+    one_or(parts, |parts| match (input.allow_partial, all) {
+        (false, _) => Err(across_shards(parts.len(), table, "the statement would change")),
+        (true, true) => Ok(Plan::All(parts)),
+        (true, false) => Ok(Plan::Some(parts)),
+    })
+}
+
+/// Where the rows of an INSERT hold column `index` of the table; `None` when they do not.
+fn item_of(table: &Table, shape: &InsertShape, index: usize) -> Result<Option<usize>, Error> {
+    match &shape.columns {
+        None if shape.default_values => Ok(None),
+        None => Ok(table.columns.iter().take(index).filter(|column| !column.generated).count()).map(Some),
+        Some(names) => {
+            let mut found = (0..names.len()).filter(|at| is_column(table, index, &names[*at]));
+            match (found.next(), found.next()) {
+                (first, None) => Ok(first),
+                _ => Err(Error::new(Code::NoShardKey, format!("column {} is given twice", table.columns[index].name))
+                    .hint("name it once")),
+            }
+        }
+    }
+}
+
+/// Rows of an INSERT into a sharded table that lack the integer key, and where it would go. Nothing
+/// for all other statements.
+pub fn missing_keys(input: Input<'_>, registry: &Registry) -> BTreeMap<usize, KeyPlace> {
+    let mut missing = BTreeMap::new();
+    let analysis = &input.prepared.analysis;
+    if analysis.verb != Verb::Insert || matches!(one_owner(input, registry), Ok(Some(_)) | Err(_)) {
+        return missing;
+    }
+    let table = analysis.record.target.as_deref().and_then(|name| registry.table(name));
+    let Some((table, alias)) = table.and_then(|table| Some((table, table.rowid_alias?))) else { return missing };
+    let Some(shape) = analysis.insert(&input.prepared.sql) else { return missing };
+    let Ok(item) = item_of(table, shape, alias) else { return missing };
+    for (n, row) in shape.rows.iter().enumerate() {
+        match item {
+            None => {
+                missing.insert(n, KeyPlace::Append);
+            }
+            Some(position) => {
+                let term = row.items.get(position).and_then(|item| item.term.as_ref());
+                if term.and_then(|term| resolve(term, input.prepared, input.params)) == Some(&Value::Null) {
+                    missing.insert(n, KeyPlace::Replace(position));
+                }
+            }
+        }
+    }
+    missing
+}
+
+fn plan_insert(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
+    let (table, placement) = target(input, registry)?;
+    let Some(shape) = input.prepared.analysis.insert(&input.prepared.sql) else {
+        return Err(Error::new(
+            Code::CrossShardWrite,
+            format!("rows for {} come from a query, and may belong on several shards", table.name),
+        )
+        .hint("read the rows first, then INSERT … VALUES with literals or arguments"));
+    };
+    let places = missing_keys(input, registry);
+    if let Some(row) = places.keys().find(|row| !input.keys.contains_key(row)) {
+        return Err(no_key(table, *row, "has no key"));
+    }
+    let column = table.rowid_alias.map_or("", |alias| table.columns[alias].name.as_str());
+    let keys = places.iter().map(|(row, place)| (*row, (*place, input.keys[row]))).collect();
+    let assigned = Assigned { column, keys };
+    let mut shards: BTreeMap<GroupId, (Vec<usize>, Vec<Slot>)> = BTreeMap::new();
+    for row in 0..shape.rows.len() {
+        let slot = row_slot(input, table, placement, shape, row)?;
+        for owner in by_owner(placement, &[slot])?.into_keys() {
+            let (rows, slots) = shards.entry(owner).or_default();
+            rows.push(row);
+            slots.push(slot);
+        }
+    }
+    if shards.len() > 1 && !input.allow_partial {
+        return Err(across_shards(shards.len(), table, "the statement would insert"));
+    }
+    let single = shards.len() == 1;
+    let mut parts = Vec::with_capacity(shards.len());
+    for (shard, (rows, slots)) in shards {
+        let own: Vec<i64> = rows.iter().filter_map(|row| assigned.keys.get(row)).map(|(_, key)| *key).collect();
+        let resolves = shape.resolves_conflicts || input.prepared.analysis.target_resolves_conflicts;
+        let statement = match single && own.is_empty() {
+            true => None,
+            false => Some(rewrite(input.prepared, shape, input.params, &rows, (!own.is_empty()).then_some(&assigned))?),
+        };
+        parts.push(Part {
+            shard,
+            claims: vec![claim_slots(placement, shard, slots)],
+            statement,
+            guard: (resolves && !own.is_empty()).then(|| key_guard(&table.name, column, &own)),
+            last_row: rows.last() == Some(&(shape.rows.len() - 1)),
+        });
+    }
+    one_or(parts, |parts| Ok(Plan::Some(parts)))
+}
+
+/// The slot of one row.
+fn row_slot(
+    input: Input<'_>,
+    table: &Table,
+    placement: &Placement,
+    shape: &InsertShape,
+    row: usize,
+) -> Result<Slot, Error> {
+    let mut key = Vec::with_capacity(table.key.len());
+    for index in &table.key {
+        if let Some(assigned) = input.keys.get(&row).filter(|_| table.rowid_alias == Some(*index)) {
+            key.push(Value::Integer(*assigned));
+            continue;
+        }
+        let name = &table.columns[*index].name;
+        let position =
+            item_of(table, shape, *index)?.ok_or_else(|| no_key(table, row, &format!("has no value for {name}")))?;
+        let term = shape.rows[row].items.get(position).and_then(|item| item.term.as_ref());
+        let term = term.ok_or_else(|| no_key(table, row, &format!("computes the value of {name}")))?;
+        match resolve(term, input.prepared, input.params) {
+            Some(Value::Null) | None => return Err(no_key(table, row, &format!("has NULL for {name}"))),
+            Some(value) => key.push(value.clone()),
+        }
+    }
+    Ok(slot_of(&key_columns(table), &key, placement.slots))
+}
+
+/// The shard that row `row` belongs to with the generated key `key`; `None` when the key does not
+/// decide it or the plan will refuse the row.
+pub fn row_owner(input: Input<'_>, registry: &Registry, row: usize, key: i64) -> Option<GroupId> {
+    let table = registry.table(input.prepared.analysis.record.target.as_deref()?)?;
+    let placement = registry.placements.get(&table.placement)?;
+    let shape = input.prepared.analysis.insert(&input.prepared.sql)?;
+    if !table.rowid_alias.is_some_and(|alias| table.key.contains(&alias)) {
+        return None;
+    }
+    let keys = BTreeMap::from([(row, key)]);
+    placement.owner(row_slot(Input { keys: &keys, ..input }, table, placement, shape, row).ok()?)
+}
+
+fn no_key(table: &Table, row: usize, what: &str) -> Error {
+    let names: Vec<&str> = table.key_names().collect();
+    Error::new(Code::NoShardKey, format!("row {} {what}; {} is sharded by {}", row + 1, table.name, names.join(", ")))
+        .hint("give each row its shard key as a literal or an argument")
+}

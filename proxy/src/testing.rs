@@ -1,0 +1,71 @@
+//! Registries made by hand, for tests.
+
+use std::sync::Arc;
+
+use flotilla_shared::ids::{Epoch, GroupId, NodeId, PlacementId, ReplicaId, SchemaVersion};
+use flotilla_shared::registry::{
+    Function, HOME, HOME_SHARD, NodeInfo, Placement, Registry, ReplicaInfo, SchemaObject, SlotSet, Table,
+};
+use flotilla_shared::slot::HASH_SLOTS;
+use rusqlite::Connection;
+
+/// A registry of `shards` shards with the schema `ddl`; `sharded` lists tables with their keys,
+/// tables with the same number are colocated.
+pub fn registry(shards: u32, ddl: &str, sharded: &[(&str, &[&str], u32)]) -> Arc<Registry> {
+    let all: Vec<GroupId> = (1..=shards).map(GroupId).collect();
+    let mut registry = Registry { version: 1, cluster: 7, schema_version: SchemaVersion(1), ..Registry::default() };
+    registry.nodes.insert(
+        NodeId(1),
+        NodeInfo { instance: 1, raft_addr: "127.0.0.1:1".into(), http_addr: "127.0.0.1:2".into(), removed: false },
+    );
+    for group in 0..=shards {
+        registry
+            .groups
+            .insert(GroupId(group), vec![ReplicaInfo { node: NodeId(1), replica: ReplicaId(u64::from(group) + 1) }]);
+    }
+    registry.placements.insert(
+        HOME,
+        Placement {
+            id: HOME,
+            function: Function::Home,
+            key: vec![],
+            slots: 1,
+            shards: vec![HOME_SHARD],
+            owned: [(HOME_SHARD, SlotSet::all(1))].into(),
+            epochs: [(HOME_SHARD, Epoch(1))].into(),
+        },
+    );
+    let db = Connection::open_in_memory().unwrap();
+    db.execute_batch(ddl).unwrap();
+    let mut rows = db
+        .prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
+        .unwrap();
+    let objects = rows.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?))).unwrap();
+    for object in objects {
+        let (kind, name, table, sql): (String, String, String, String) = object.unwrap();
+        registry.objects.push(SchemaObject { kind: kind.clone(), name: name.clone(), table, sql, placement: HOME });
+        if kind == "table" {
+            registry.tables.insert(name.to_lowercase(), Table::read(&db, &name).unwrap());
+        }
+    }
+    for (name, key, number) in sharded {
+        let id = PlacementId(*number);
+        let table = registry.tables.get_mut(*name).unwrap();
+        table.placement = id;
+        table.key = key.iter().map(|column| table.column(column).unwrap()).collect();
+        let compare = table.key.iter().map(|index| table.columns[*index].compare).collect();
+        registry.placements.entry(id).or_insert_with(|| Placement {
+            id,
+            function: Function::Hash,
+            key: compare,
+            slots: HASH_SLOTS,
+            shards: all.clone(),
+            owned: Placement::even_shares(HASH_SLOTS, &all),
+            epochs: all.iter().map(|shard| (*shard, Epoch(3))).collect(),
+        });
+        for object in registry.objects.iter_mut().filter(|object| object.table.eq_ignore_ascii_case(name)) {
+            object.placement = id;
+        }
+    }
+    Arc::new(registry)
+}

@@ -1,0 +1,270 @@
+//! The client that finds a group's leader: used by proxies, by the jobs of `meta`, and by the
+//! command line. It follows the registry by a watch and remembers leaders; a wrong guess costs one
+//! hop, never an error.
+//!
+//! Retries are safe for reads and for writes that carry a request id. What ends a call: an answer,
+//! a refusal, or the deadline; then the error says whether the outcome is known.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::error::{Code, Error};
+use crate::ids::{GroupId, META, NodeId};
+use crate::registry::{MetaCommand, MetaReply, Registry};
+use crate::rpc::{Pool, RpcError};
+use crate::wire::{Request, Response};
+
+/// First pause between tries; doubles up to [`MAX_PAUSE`]. Short, since a leader that answers "not
+/// me" names the right one.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+
+/// Longest pause between tries: a fraction of an election.
+const MAX_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long one watch waits at the node before it asks again; also how soon a dead node is noticed.
+const WATCH_WAIT: Duration = Duration::from_secs(10);
+
+/// How long one try may take before another replica is asked: a node that was stopped or cut off
+/// keeps its connections open and would otherwise use up the whole deadline.
+const TRY_TIMEOUT: Duration = Duration::from_millis(2500);
+
+/// A view of the cluster and a way to talk to it. Cheap to share.
+pub struct Cluster {
+    pool: Pool,
+    seeds: Vec<String>,
+    registry: ArcSwap<Registry>,
+    changed: watch::Sender<u64>,
+    leaders: DashMap<GroupId, NodeId>,
+    turn: AtomicUsize,
+}
+
+impl Cluster {
+    /// A client that knows only some nodes' internal addresses. Nothing is sent yet.
+    pub fn new(seeds: Vec<String>) -> Arc<Self> {
+        Arc::new(Self {
+            pool: Pool::default(),
+            seeds,
+            registry: ArcSwap::default(),
+            changed: watch::channel(0).0,
+            leaders: DashMap::new(),
+            turn: AtomicUsize::new(0),
+        })
+    }
+
+    /// The registry as last seen. Version 0 until the first answer.
+    pub fn registry(&self) -> Arc<Registry> {
+        self.registry.load_full()
+    }
+
+    /// The connections.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Tells of every new version of the registry.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Takes over a registry unless the one at hand is as new.
+    pub fn learn(&self, registry: Registry) {
+        let version = registry.version;
+        let registry = Arc::new(registry);
+        self.registry.rcu(|old| if old.version < version { Arc::clone(&registry) } else { Arc::clone(old) });
+        self.changed.send_if_modified(|seen| {
+            let newer = *seen < version;
+            *seen = version.max(*seen);
+            newer
+        });
+    }
+
+    /// Follows the registry until the task is dropped.
+    pub async fn follow(self: Arc<Self>) {
+        let mut failures = 0;
+        loop {
+            let since = self.registry.load().version;
+            match self.watch(since, WATCH_WAIT, false).await {
+                Ok(_) => failures = 0,
+                Err(error) => {
+                    failures += 1;
+                    if failures == 10 {
+                        tracing::warn!(%error, "cannot follow the registry");
+                    }
+                    tokio::time::sleep(MAX_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Makes sure that the registry at hand holds every change acknowledged before this call.
+    ///
+    /// # Errors
+    /// When the metadata group cannot be reached before the deadline.
+    pub async fn refresh(&self, deadline: Instant) -> Result<Arc<Registry>, Error> {
+        let since = self.registry.load().version;
+        let request = Request::Watch { since, wait_ms: 0, fresh: true };
+        match self.call(META, request, deadline).await? {
+            Response::Registry(Some(registry)) => self.learn(*registry),
+            Response::Registry(None) => (),
+            other => return Err(unexpected(&other)),
+        }
+        Ok(self.registry())
+    }
+
+    /// Waits until the registry satisfies `done`.
+    ///
+    /// # Errors
+    /// [`Code::Timeout`] at the deadline.
+    pub async fn wait_until(
+        &self,
+        deadline: Instant,
+        done: impl Fn(&Registry) -> bool,
+    ) -> Result<Arc<Registry>, Error> {
+        let mut changes = self.changes();
+        loop {
+            changes.borrow_and_update();
+            let registry = self.registry();
+            if done(&registry) {
+                return Ok(registry);
+            }
+            match tokio::time::timeout_at(deadline, changes.changed()).await {
+                Ok(Ok(())) => (),
+                _ => return Err(Error::new(Code::Timeout, "the registry did not change in time").hint("retry")),
+            }
+        }
+    }
+
+    async fn watch(&self, since: u64, wait: Duration, fresh: bool) -> Result<(), RpcError> {
+        let addr = self.meta_addr();
+        let request = Request::Watch { since, wait_ms: wait.as_millis() as u64, fresh };
+        match self.pool.request(&addr, request, wait + TRY_TIMEOUT).await? {
+            Ok(Response::Registry(Some(registry))) => self.learn(*registry),
+            Ok(Response::Registry(None)) => (),
+            Ok(other) => return Err(RpcError::NoAnswer { addr, why: unexpected(&other).message }),
+            Err(error) => return Err(RpcError::NoAnswer { addr, why: error.message }),
+        }
+        Ok(())
+    }
+
+    /// The next of the nodes that may hold the registry, in turn.
+    fn meta_addr(&self) -> String {
+        let registry = self.registry.load();
+        let mut known: Vec<&str> = registry
+            .replicas(META)
+            .iter()
+            .filter_map(|r| registry.nodes.get(&r.node))
+            .map(|n| n.raft_addr.as_str())
+            .collect();
+        if known.is_empty() {
+            known = self.seeds.iter().map(String::as_str).collect();
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        known.get(turn % known.len().max(1)).map_or_else(String::new, |addr| (*addr).to_owned())
+    }
+
+    /// Changes the registry.
+    ///
+    /// # Errors
+    /// The registry's refusal, or that its group could not be reached.
+    pub async fn meta(&self, command: MetaCommand, deadline: Instant) -> Result<MetaReply, Error> {
+        match self.call(META, Request::Meta(command), deadline).await? {
+            Response::Meta(reply) => Ok(reply),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks the leader of `group`, wherever it is, until there is an answer or the deadline.
+    ///
+    /// # Errors
+    /// The leader's refusal, or that nobody answered.
+    pub async fn call(&self, group: GroupId, request: Request, deadline: Instant) -> Result<Response, Error> {
+        let is_write = matches!(request, Request::Write { .. } | Request::Meta(_) | Request::Shard { .. });
+        let mut pause = FIRST_PAUSE;
+        let mut sent = false;
+        let mut last;
+        let mut tried = 0usize;
+        loop {
+            let now = Instant::now();
+            let timeout = deadline.saturating_duration_since(now).min(TRY_TIMEOUT);
+            let (node, addr) = self.pick(group, tried);
+            tried += 1;
+            match self.pool.request(&addr, request.clone(), timeout).await {
+                Ok(Ok(response)) => {
+                    if let Some(node) = node.filter(|node| self.leaders.get(&group).is_none_or(|known| *known != *node))
+                    {
+                        self.leaders.insert(group, node);
+                    }
+                    return Ok(response);
+                }
+                Ok(Err(error)) if matches!(error.code, Code::NotLeader | Code::Unavailable | Code::ShuttingDown) => {
+                    let hinted = self.note_leader(group, node, error.leader);
+                    last = error;
+                    if hinted && Instant::now() < deadline {
+                        continue;
+                    }
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(error) => {
+                    self.leaders.remove(&group);
+                    sent |= matches!(error, RpcError::NoAnswer { .. });
+                    last = Error::new(Code::Unavailable, format!("{group}: {error}"))
+                        .hint("a majority of the group's nodes must be up");
+                }
+            }
+            if Instant::now() + pause >= deadline {
+                return Err(match is_write && sent {
+                    true => Error::new(Code::OutcomeUnknown, format!("{group} did not answer in time: {last}"))
+                        .hint("repeat the request with the same Idempotency-Key: it is applied once at most"),
+                    false => last,
+                });
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    /// Remembers who leads. Was that news worth an immediate try?
+    fn note_leader(&self, group: GroupId, asked: Option<NodeId>, leader: Option<NodeId>) -> bool {
+        match leader {
+            Some(leader) if Some(leader) != asked => {
+                self.leaders.insert(group, leader);
+                true
+            }
+            _ => {
+                self.leaders.remove(&group);
+                false
+            }
+        }
+    }
+
+    /// Whom to ask: the known leader, else the replicas in turn.
+    fn pick(&self, group: GroupId, tried: usize) -> (Option<NodeId>, String) {
+        let registry = self.registry.load();
+        let leader = self.leaders.get(&group).map(|node| *node);
+        if let Some((node, info)) = leader.and_then(|node| registry.nodes.get_key_value(&node)) {
+            return (Some(*node), info.raft_addr.clone());
+        }
+        let replicas = registry.replicas(group);
+        match replicas.get(tried % replicas.len().max(1)).and_then(|r| registry.nodes.get_key_value(&r.node)) {
+            Some((node, info)) => (Some(*node), info.raft_addr.clone()),
+            None => (None, self.meta_addr()),
+        }
+    }
+
+    /// The node believed to lead a group.
+    pub fn leader(&self, group: GroupId) -> Option<NodeId> {
+        self.leaders.get(&group).map(|node| *node)
+    }
+}
+
+/// An answer of the wrong kind: the peer is not what it should be.
+pub fn unexpected(response: &Response) -> Error {
+    let text: String = format!("{response:?}").chars().take(80).collect();
+    Error::new(Code::WrongPeer, format!("an answer of another kind came: {text}"))
+}

@@ -1,0 +1,216 @@
+//! The one error type: a code that says what the caller may do, a message, and a hint.
+//!
+//! Errors arise in any layer, travel in frames and log replies, and become HTTP statuses in
+//! [`Code::status`], the only place that maps them. Nobody matches on message text.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::NodeId;
+
+/// What the caller may do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Nothing was changed; the same request will be refused again.
+    Refused,
+    /// Nothing was changed; the same request may succeed later.
+    Retry,
+    /// It may or may not have happened; repeat it with the same `Idempotency-Key` to find out.
+    Unknown,
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $class:ident, $status:literal;)*) => {
+        /// Why a request failed. The text form is part of the API.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum Code { $($(#[$doc])* $name,)* }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The text form, as in `{"error":{"code":…}}`.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// What the caller may do.
+            pub fn class(self) -> Class {
+                match self { $(Self::$name => Class::$class,)* }
+            }
+
+            /// The HTTP status.
+            pub fn status(self) -> u16 {
+                match self { $(Self::$name => $status,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The request itself is malformed.
+    BadRequest = "bad_request", Refused, 400;
+    /// No such path.
+    NotFound = "not_found", Refused, 404;
+    /// The path exists, the method does not.
+    MethodNotAllowed = "method_not_allowed", Refused, 405;
+    /// SQLite refused the statement: its own words are the message.
+    SqlError = "sql_error", Refused, 400;
+    /// A constraint of the schema would be violated.
+    Constraint = "constraint", Refused, 409;
+    /// The statement names a table that does not exist.
+    NoSuchTable = "no_such_table", Refused, 404;
+    /// The statement is one that no client may run.
+    Forbidden = "forbidden_statement", Refused, 403;
+    /// Parameters and arguments do not match one to one.
+    WrongArgCount = "wrong_arg_count", Refused, 400;
+    /// A write statement came where only reads are served.
+    NotARead = "not_a_read", Refused, 400;
+    /// A body, statement, value or result is over a bound.
+    TooLarge = "too_large", Refused, 413;
+    /// A write would touch several shards.
+    CrossShardWrite = "cross_shard_write", Refused, 400;
+    /// A read of several shards that cannot be merged yet.
+    CrossShardRead = "cross_shard_read", Refused, 400;
+    /// The shard key has no value from which a slot could be computed.
+    NoShardKey = "no_shard_key", Refused, 400;
+    /// An UPDATE would change a shard key.
+    ShardKeyUpdate = "shard_key_update", Refused, 400;
+    /// A statement that the planner cannot route without guessing.
+    Unroutable = "unroutable", Refused, 400;
+    /// A registration that would be unsafe.
+    UnsafeRegistration = "unsafe_registration", Refused, 400;
+    /// The table is sharded already.
+    AlreadyRegistered = "already_registered", Refused, 409;
+    /// The call is part of the API but does not exist in this version.
+    NotImplemented = "not_implemented", Refused, 501;
+    /// No such job, node, shard or other object.
+    NoSuchObject = "no_such_object", Refused, 404;
+    /// What was asked contradicts the state of the cluster.
+    Conflict = "conflict", Refused, 409;
+    /// Another cluster, an unknown peer or a version too far apart.
+    WrongPeer = "wrong_peer", Refused, 409;
+    /// The request was planned against an ownership or schema that has changed.
+    StaleRoute = "stale_route", Retry, 503;
+    /// This replica does not lead the group.
+    NotLeader = "not_leader", Retry, 503;
+    /// Nobody leads the group, or no majority answers.
+    Unavailable = "unavailable", Retry, 503;
+    /// A queue is full.
+    Overloaded = "overloaded", Retry, 429;
+    /// The process is stopping.
+    ShuttingDown = "shutting_down", Retry, 503;
+    /// The deadline passed before anything was sent, or a read took too long.
+    Timeout = "timeout", Retry, 504;
+    /// The deadline passed or the connection broke after a write was sent.
+    OutcomeUnknown = "outcome_unknown", Unknown, 504;
+    /// It was applied before, and its result is no longer kept.
+    ResultForgotten = "result_forgotten", Refused, 409;
+    /// A disk or a replica failed; the message says which.
+    Storage = "storage", Unknown, 500;
+    /// A fault of the program.
+    Internal = "internal", Unknown, 500;
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A failed request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{code}: {message}")]
+pub struct Error {
+    /// Why, for programs.
+    pub code: Code,
+    /// Why, for people.
+    pub message: String,
+    /// What to do next; empty when the message says it.
+    pub hint: String,
+    /// With [`Code::NotLeader`]: who leads, as far as this replica knows.
+    pub leader: Option<NodeId>,
+}
+
+impl Error {
+    /// An error without a hint.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: String::new(), leader: None }
+    }
+
+    /// Adds what to do next.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    /// This replica does not lead; `leader` does, if known.
+    pub fn not_leader(leader: Option<NodeId>) -> Self {
+        let message = match leader {
+            Some(node) => format!("node {node} leads this group"),
+            None => "this group has no leader at the moment".to_owned(),
+        };
+        Self { leader, ..Self::new(Code::NotLeader, message).hint("retry; a leader is elected within seconds") }
+    }
+
+    /// What SQLite said about a statement, as a reply. The code depends on SQLite's result code
+    /// alone, so that every replica gives the same.
+    pub fn from_sqlite(error: &rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode;
+        match error {
+            rusqlite::Error::SqliteFailure(failure, message) => {
+                let text = message.clone().unwrap_or_else(|| failure.to_string());
+                match failure.code {
+                    ErrorCode::ConstraintViolation => Self::new(Code::Constraint, text),
+                    ErrorCode::AuthorizationForStatementDenied => Self::new(Code::Forbidden, text)
+                        .hint("ATTACH, transactions, most PRAGMAs and internal tables are not open to clients"),
+                    ErrorCode::TooBig => Self::new(Code::TooLarge, text),
+                    ErrorCode::OperationInterrupted => Self::new(Code::Timeout, "the statement ran past its deadline")
+                        .hint("raise `timeout`, or narrow the statement"),
+                    _ if text.starts_with("no such table") => Self::new(Code::NoSuchTable, text),
+                    _ => Self::new(Code::SqlError, text),
+                }
+            }
+            rusqlite::Error::SqlInputError { msg, .. } if msg.starts_with("no such table") => {
+                Self::new(Code::NoSuchTable, msg.clone())
+            }
+            rusqlite::Error::SqlInputError { msg, error, .. }
+                if error.code == ErrorCode::AuthorizationForStatementDenied =>
+            {
+                Self::new(Code::Forbidden, msg.clone())
+                    .hint("ATTACH, transactions, most PRAGMAs and internal tables are not open to clients")
+            }
+            rusqlite::Error::SqlInputError { msg, .. } => Self::new(Code::SqlError, msg.clone()),
+            rusqlite::Error::MultipleStatement => {
+                Self::new(Code::BadRequest, "one statement at a time").hint("send several in `statements`")
+            }
+            other => Self::new(Code::SqlError, other.to_string()),
+        }
+    }
+
+    /// The JSON body of an HTTP error.
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut body = serde_json::json!({ "code": self.code.as_str(), "message": self.message });
+        if !self.hint.is_empty() {
+            body["hint"] = self.hint.as_str().into();
+        }
+        serde_json::json!({ "error": body })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The text of a code is unique, snake_case and mapped to an error status.
+    #[test]
+    fn codes_are_unique() {
+        let mut seen = std::collections::HashSet::new();
+        for code in Code::ALL {
+            assert!(seen.insert(code.as_str()), "{code} twice");
+            assert!(code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+            assert!((400..600).contains(&code.status()));
+        }
+    }
+}

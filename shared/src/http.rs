@@ -1,0 +1,196 @@
+//! The little HTTP that proxy and node share: serving with limits, reading a body that is JSON with
+//! form fields behind it, answering JSON and errors.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+use crate::error::{Class, Code, Error};
+
+/// Largest request body. A log entry must fit a frame with room to spare.
+pub const MAX_BODY_BYTES: usize = 16 << 20;
+
+/// Connections served at once; more wait in the listen queue of the kernel.
+pub const MAX_CONNECTIONS: usize = 4096;
+
+/// How long a client may take to send its headers: keeps idle half-open requests from piling up.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What every JSON answer is.
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// A request with its body read.
+pub struct HttpRequest {
+    /// GET, POST, …
+    pub method: Method,
+    /// The path, without the query.
+    pub path: String,
+    /// Parameters of the query, then form fields behind a JSON body, in order.
+    pub params: Vec<(String, String)>,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl HttpRequest {
+    /// The last parameter of that name.
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.params.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A yes-or-no parameter; present without a value means yes.
+    ///
+    /// # Errors
+    /// [`Code::BadRequest`] for anything but `true`, `false`, `1`, `0` or nothing.
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, Error> {
+        match self.param(name) {
+            None => Ok(None),
+            Some("" | "true" | "1") => Ok(Some(true)),
+            Some("false" | "0") => Ok(Some(false)),
+            Some(other) => Err(Error::new(Code::BadRequest, format!("`{name}` is true or false, not `{other}`"))),
+        }
+    }
+
+    /// A parameter that is a number or another parsed thing.
+    ///
+    /// # Errors
+    /// [`Code::BadRequest`] when it does not parse.
+    pub fn parsed<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Error> {
+        self.param(name)
+            .map(|text| text.parse().map_err(|_| Error::new(Code::BadRequest, format!("`{name}` cannot be `{text}`"))))
+            .transpose()
+    }
+
+    /// The JSON of the body. Form fields behind it (`{…}&auto_route=true`, what two `-d` of curl
+    /// make) become parameters.
+    ///
+    /// # Errors
+    /// [`Code::BadRequest`].
+    pub fn json(&mut self) -> Result<serde_json::Value, Error> {
+        let bad = |why: String| {
+            Error::new(Code::BadRequest, format!("the body is no JSON: {why}"))
+                .hint("send an object, such as {\"query\":\"SELECT 1\"}")
+        };
+        let mut stream = serde_json::Deserializer::from_slice(&self.body).into_iter();
+        let value = match stream.next() {
+            Some(value) => value.map_err(|error| bad(error.to_string()))?,
+            None => return Err(bad("it is empty".into())),
+        };
+        let rest = self.body[stream.byte_offset()..].trim_ascii();
+        match rest.split_first() {
+            None => (),
+            Some((b'&', fields)) => {
+                self.params.extend(form_urlencoded::parse(fields).map(|(k, v)| (k.into_owned(), v.into_owned())));
+            }
+            Some(_) => return Err(bad("something follows the first value".into())),
+        }
+        Ok(value)
+    }
+}
+
+/// An answer.
+pub type HttpResponse = Response<Full<Bytes>>;
+
+/// A JSON answer.
+pub fn json(status: u16, body: &serde_json::Value) -> HttpResponse {
+    bytes(status, JSON, Bytes::from(body.to_string()))
+}
+
+/// An answer of any type.
+pub fn bytes(status: u16, content_type: HeaderValue, body: Bytes) -> HttpResponse {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// An error as an answer; one that may pass says when to come back.
+pub fn error(error: &Error) -> HttpResponse {
+    let mut response = json(error.code.status(), &error.to_json());
+    if error.code.class() == Class::Retry {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// Serves `handler` on `listener` until `stop` turns true, then lets requests under way finish for
+/// at most `drain`.
+pub async fn serve<H, F>(listener: TcpListener, handler: H, mut stop: watch::Receiver<bool>, drain: Duration)
+where
+    H: Fn(HttpRequest) -> F + Send + Sync + 'static,
+    F: Future<Output = HttpResponse> + Send + 'static,
+{
+    let handler = Arc::new(handler);
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let graceful = hyper_util::server::graceful::GracefulShutdown::new();
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        let socket = match accepted {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        socket.set_nodelay(true).ok();
+        let handler = Arc::clone(&handler);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let handler = Arc::clone(&handler);
+            async move {
+                Ok::<_, Infallible>(match read(request).await {
+                    Ok(request) => handler(request).await,
+                    Err(refusal) => error(&refusal),
+                })
+            }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .pipeline_flush(true)
+            .serve_connection(TokioIo::new(socket), service);
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            // A client that goes away or times out is its own affair.
+            connection.await.ok();
+            drop(place);
+        });
+    }
+    drop(listener);
+    tokio::time::timeout(drain, graceful.shutdown()).await.ok();
+}
+
+async fn read(request: Request<Incoming>) -> Result<HttpRequest, Error> {
+    let (parts, body) = request.into_parts();
+    let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|error| {
+        match error.downcast_ref::<LengthLimitError>() {
+            Some(_) => Error::new(Code::TooLarge, format!("the body is over {MAX_BODY_BYTES} bytes"))
+                .hint("send smaller batches"),
+            None => Error::new(Code::BadRequest, format!("the body could not be read: {error}")),
+        }
+    })?;
+    let query = parts.uri.query().unwrap_or("");
+    Ok(HttpRequest {
+        method: parts.method,
+        path: parts.uri.path().to_owned(),
+        params: form_urlencoded::parse(query.as_bytes()).map(|(k, v)| (k.into_owned(), v.into_owned())).collect(),
+        headers: parts.headers,
+        body: body.to_bytes(),
+    })
+}

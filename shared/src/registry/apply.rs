@@ -1,0 +1,315 @@
+//! Changes of the registry: pure functions of the registry and one command from the log.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Counters, FINISHED_JOBS_KEPT, Function, HOME, HOME_SHARD, Job, JobKind, JobState, NodeInfo, Placement, Registry,
+    ReplicaInfo, SchemaObject, SlotSet, Table,
+};
+use crate::error::{Code, Error};
+use crate::ids::{Epoch, GroupId, JobId, NodeId, PlacementId, ReplicaId, SchemaVersion};
+
+/// A change of the registry. Each is idempotent or refuses to be applied twice.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum MetaCommand {
+    /// First entry of a cluster: its name, nodes and groups.
+    Bootstrap {
+        /// The cluster's name.
+        cluster: u128,
+        /// All seed nodes.
+        nodes: Vec<(NodeId, NodeInfo)>,
+        /// All groups with their first replicas.
+        groups: Vec<(GroupId, Vec<ReplicaInfo>)>,
+    },
+    /// A node starts, joins, or comes back with another address or an empty disk.
+    Announce {
+        /// The id it asks for; 0: any.
+        node: NodeId,
+        /// Who it is.
+        info: NodeInfo,
+    },
+    /// Records a job.
+    CreateJob(JobKind),
+    /// Notes what a job is at.
+    StepJob {
+        /// The job.
+        job: JobId,
+        /// What it is at.
+        step: String,
+        /// 0 to 100.
+        percent: u8,
+        /// What it last stumbled over.
+        error: Option<Error>,
+    },
+    /// Ends a job, with its effect on the registry.
+    EndJob {
+        /// The job.
+        job: JobId,
+        /// How it ended.
+        state: JobState,
+        /// Why it failed.
+        error: Option<Error>,
+        /// What it changed.
+        effects: Vec<Effect>,
+    },
+    /// Reserves a placement id for a job; the same job gets the same.
+    ReservePlacement {
+        /// The job.
+        job: JobId,
+    },
+    /// Hands out `count` integer keys for a table, all at least `at_least`.
+    ReserveKeys {
+        /// The table.
+        table: String,
+        /// How many.
+        count: u32,
+        /// The smallest that may be handed out.
+        at_least: i64,
+    },
+    /// Hands out a replica id for a node's replica of a group that it does not have yet.
+    ReserveReplica,
+    /// Sets a group's replicas, after the group itself agreed.
+    SetReplicas {
+        /// The group.
+        group: GroupId,
+        /// Its replicas.
+        replicas: Vec<ReplicaInfo>,
+    },
+}
+
+/// What a finished job changes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Effect {
+    /// The schema of a set of placements is now this.
+    Schema {
+        /// Placements whose objects are replaced.
+        placements: Vec<PlacementId>,
+        /// Their objects now.
+        objects: Vec<SchemaObject>,
+        /// Their tables now.
+        tables: Vec<Table>,
+    },
+    /// A placement is new or changed.
+    Placement(Placement),
+    /// A table moved to another placement and got a key.
+    Register {
+        /// The table.
+        table: String,
+        /// Its placement.
+        placement: PlacementId,
+        /// Its key: indexes of columns.
+        key: Vec<usize>,
+    },
+    /// A shard raised its ownership version of a placement.
+    Epoch {
+        /// The placement.
+        placement: PlacementId,
+        /// The shard.
+        shard: GroupId,
+        /// Its version now.
+        epoch: Epoch,
+    },
+    /// A node left.
+    NodeRemoved(NodeId),
+}
+
+/// What a command answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum MetaReply {
+    /// Done.
+    Ok,
+    /// The job's id.
+    Job(JobId),
+    /// The node's id, and whether its disk is new to this cluster.
+    Node {
+        /// Its id.
+        node: NodeId,
+        /// Its instance was not known under this id.
+        fresh: bool,
+    },
+    /// A placement id.
+    Placement(PlacementId),
+    /// First of the keys handed out.
+    Keys(i64),
+    /// A replica id.
+    Replica(ReplicaId),
+}
+
+impl Registry {
+    /// Applies one command. `at_us` is the entry's time.
+    ///
+    /// # Errors
+    /// A refusal; the registry is unchanged then.
+    pub fn apply(&mut self, at_us: i64, command: MetaCommand) -> Result<MetaReply, Error> {
+        let reply = self.change(at_us, command)?;
+        self.version += 1;
+        Ok(reply)
+    }
+
+    fn change(&mut self, at_us: i64, command: MetaCommand) -> Result<MetaReply, Error> {
+        match command {
+            MetaCommand::Bootstrap { cluster, nodes, groups } => self.bootstrap(cluster, nodes, groups),
+            MetaCommand::Announce { node, info } => self.announce(node, info),
+            MetaCommand::CreateJob(kind) => Ok(self.create_job(at_us, kind)),
+            MetaCommand::StepJob { job, step, percent, error } => {
+                let job = self.running_job(job)?;
+                (job.step, job.percent, job.error) = (step, percent, error);
+                Ok(MetaReply::Ok)
+            }
+            MetaCommand::EndJob { job, state, error, effects } => {
+                let job = self.running_job(job)?;
+                (job.state, job.error, job.ended_us) = (state, error, at_us);
+                if state == JobState::Done {
+                    (job.percent, job.step) = (100, "done".to_owned());
+                }
+                for effect in effects {
+                    self.take_effect(effect);
+                }
+                self.forget_old_jobs();
+                Ok(MetaReply::Ok)
+            }
+            MetaCommand::ReservePlacement { job } => {
+                let next = PlacementId(self.counters.placement + 1);
+                let reserved = *self.running_job(job)?.placement.get_or_insert(next);
+                self.counters.placement = self.counters.placement.max(reserved.0);
+                Ok(MetaReply::Placement(reserved))
+            }
+            MetaCommand::ReserveKeys { table, count, at_least } => self.reserve_keys(&table, count, at_least),
+            MetaCommand::ReserveReplica => {
+                self.counters.replica += 1;
+                Ok(MetaReply::Replica(ReplicaId(self.counters.replica)))
+            }
+            MetaCommand::SetReplicas { group, replicas } => {
+                self.groups.insert(group, replicas);
+                Ok(MetaReply::Ok)
+            }
+        }
+    }
+
+    fn bootstrap(
+        &mut self,
+        cluster: u128,
+        nodes: Vec<(NodeId, NodeInfo)>,
+        groups: Vec<(GroupId, Vec<ReplicaInfo>)>,
+    ) -> Result<MetaReply, Error> {
+        if self.cluster != 0 {
+            return match self.cluster == cluster {
+                true => Ok(MetaReply::Ok),
+                false => Err(Error::new(Code::Conflict, "this registry belongs to another cluster")),
+            };
+        }
+        self.cluster = cluster;
+        self.counters = Counters {
+            node: nodes.iter().map(|(node, _)| node.0).max().unwrap_or(0),
+            replica: groups.iter().flat_map(|(_, list)| list).map(|replica| replica.replica.0).max().unwrap_or(0),
+            ..Counters::default()
+        };
+        self.nodes = nodes.into_iter().collect();
+        self.groups = groups.into_iter().collect();
+        let home = Placement {
+            id: HOME,
+            function: Function::Home,
+            key: vec![],
+            slots: 1,
+            shards: vec![HOME_SHARD],
+            owned: [(HOME_SHARD, SlotSet::all(1))].into(),
+            epochs: [(HOME_SHARD, Epoch(1))].into(),
+        };
+        self.placements.insert(HOME, home);
+        Ok(MetaReply::Ok)
+    }
+
+    fn announce(&mut self, node: NodeId, info: NodeInfo) -> Result<MetaReply, Error> {
+        if let Some((known, _)) = self.nodes.iter().find(|(_, other)| other.instance == info.instance) {
+            let known = *known;
+            if self.nodes[&known].removed {
+                return Err(Error::new(Code::Conflict, format!("node {known} has left this cluster for good"))
+                    .hint("start it with an empty data folder to let it join as a new node"));
+            }
+            self.nodes.insert(known, info);
+            return Ok(MetaReply::Node { node: known, fresh: false });
+        }
+        let node = if node == NodeId(0) { NodeId(self.counters.node + 1) } else { node };
+        self.counters.node = self.counters.node.max(node.0);
+        self.nodes.insert(node, info);
+        Ok(MetaReply::Node { node, fresh: true })
+    }
+
+    fn create_job(&mut self, at_us: i64, kind: JobKind) -> MetaReply {
+        self.counters.job += 1;
+        let id = JobId(self.counters.job);
+        let job = Job {
+            id,
+            kind,
+            state: JobState::Running,
+            step: "waiting".to_owned(),
+            percent: 0,
+            error: None,
+            created_us: at_us,
+            ended_us: 0,
+            placement: None,
+        };
+        self.jobs.insert(id, job);
+        MetaReply::Job(id)
+    }
+
+    fn running_job(&mut self, id: JobId) -> Result<&mut Job, Error> {
+        match self.jobs.get_mut(&id) {
+            Some(job) if !job.ended() => Ok(job),
+            Some(_) => Err(Error::new(Code::Conflict, format!("job {id} has ended"))),
+            None => Err(Error::new(Code::NoSuchObject, format!("there is no job {id}"))),
+        }
+    }
+
+    fn forget_old_jobs(&mut self) {
+        let ended: Vec<JobId> = self.jobs.values().filter(|job| job.ended()).map(|job| job.id).collect();
+        for id in ended.iter().take(ended.len().saturating_sub(FINISHED_JOBS_KEPT)) {
+            self.jobs.remove(id);
+        }
+    }
+
+    fn reserve_keys(&mut self, table: &str, count: u32, at_least: i64) -> Result<MetaReply, Error> {
+        let next = self.next_key.entry(table.to_ascii_lowercase()).or_insert(1);
+        let first = (*next).max(at_least);
+        *next = first
+            .checked_add(i64::from(count))
+            .ok_or_else(|| Error::new(Code::Conflict, format!("table {table} has no integer keys left")))?;
+        Ok(MetaReply::Keys(first))
+    }
+
+    fn take_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Schema { placements, objects, tables } => {
+                self.schema_version = SchemaVersion(self.schema_version.0 + 1);
+                self.objects.retain(|object| !placements.contains(&object.placement));
+                self.objects.extend(objects);
+                self.tables.retain(|_, table| !placements.contains(&table.placement));
+                self.tables.extend(tables.into_iter().map(|table| (table.name.to_ascii_lowercase(), table)));
+                let tables = &self.tables;
+                self.next_key.retain(|name, _| tables.contains_key(name));
+            }
+            Effect::Placement(placement) => {
+                self.placements.insert(placement.id, placement);
+            }
+            Effect::Register { table, placement, key } => {
+                self.schema_version = SchemaVersion(self.schema_version.0 + 1);
+                for object in self.objects.iter_mut().filter(|object| object.table.eq_ignore_ascii_case(&table)) {
+                    object.placement = placement;
+                }
+                if let Some(table) = self.tables.get_mut(&table.to_ascii_lowercase()) {
+                    (table.placement, table.key) = (placement, key);
+                }
+            }
+            Effect::Epoch { placement, shard, epoch } => {
+                if let Some(placement) = self.placements.get_mut(&placement) {
+                    placement.epochs.insert(shard, epoch);
+                }
+            }
+            Effect::NodeRemoved(node) => {
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.removed = true;
+                }
+            }
+        }
+    }
+}

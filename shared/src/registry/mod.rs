@@ -1,0 +1,122 @@
+//! The registry: what the `meta` group replicates and what proxies plan with.
+//!
+//! [`Registry`] is a value. It changes only through [`Registry::apply`] with a
+//! [`MetaCommand`] from the log, which is a pure function, so every replica holds the same. Proxies
+//! receive whole copies by a watch and never ask per query; the map may be old, and the shards'
+//! own ownership tables (the law) refuse what was planned with an old one.
+
+mod apply;
+mod job;
+mod placement;
+mod table;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use apply::{Effect, MetaCommand, MetaReply};
+pub use job::{Job, JobKind, JobState, Registration};
+pub use placement::{Function, Placement, SlotRange, SlotSet};
+pub use table::{Column, SchemaObject, Table};
+
+use crate::ids::{GroupId, JobId, NodeId, PlacementId, ReplicaId, SchemaVersion};
+
+/// The placement of every table that nobody registered: one slot, owned by [`HOME_SHARD`].
+pub const HOME: PlacementId = PlacementId(0);
+
+/// Where unregistered tables live. One shard for all of them, so that they join and share
+/// transactions like tables of one file.
+pub const HOME_SHARD: GroupId = GroupId(1);
+
+/// Finished jobs kept for `GET /job`: enough to look back, few enough to travel with each copy.
+pub const FINISHED_JOBS_KEPT: usize = 64;
+
+/// A process that hosts replicas.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Random id of its data folder: a wiped node comes back with another.
+    pub instance: u128,
+    /// `host:port` of the internal port.
+    pub raft_addr: String,
+    /// `host:port` of its HTTP API.
+    pub http_addr: String,
+    /// Left for good.
+    pub removed: bool,
+}
+
+/// One replica of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaInfo {
+    /// Where it is.
+    pub node: NodeId,
+    /// Its raft id.
+    pub replica: ReplicaId,
+}
+
+/// Tables, shards, placements, nodes and jobs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Registry {
+    /// Raised by every change; what a watch compares.
+    pub version: u64,
+    /// Names the cluster for ever.
+    pub cluster: u128,
+    /// Raised by every schema change.
+    pub schema_version: SchemaVersion,
+    /// All nodes that ever joined.
+    pub nodes: BTreeMap<NodeId, NodeInfo>,
+    /// All groups with their replicas.
+    pub groups: BTreeMap<GroupId, Vec<ReplicaInfo>>,
+    /// All placements.
+    pub placements: BTreeMap<PlacementId, Placement>,
+    /// Tables by lower-case name.
+    pub tables: BTreeMap<String, Table>,
+    /// All schema objects in an order in which they can be created.
+    pub objects: Vec<SchemaObject>,
+    /// Jobs, running ones and the last [`FINISHED_JOBS_KEPT`] finished.
+    pub jobs: BTreeMap<JobId, Job>,
+    /// Next integer key to hand out, by lower-case table name.
+    pub next_key: BTreeMap<String, i64>,
+    /// Last numbers given out.
+    pub counters: Counters,
+}
+
+/// Last numbers given out; they only grow, so no id is used twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Last node id.
+    pub node: u64,
+    /// Last replica id.
+    pub replica: u64,
+    /// Last placement id.
+    pub placement: u32,
+    /// Last job id.
+    pub job: u64,
+}
+
+impl Registry {
+    /// The table of that name, in any case.
+    pub fn table(&self, name: &str) -> Option<&Table> {
+        self.tables.get(&name.to_ascii_lowercase())
+    }
+
+    /// The placement of that table; [`HOME`] for one the registry does not know.
+    pub fn placement_of(&self, table: &str) -> Option<&Placement> {
+        let id = self.table(table).map_or(HOME, |table| table.placement);
+        self.placements.get(&id)
+    }
+
+    /// All shards, in order.
+    pub fn shards(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.groups.keys().copied().filter(|group| group.is_shard())
+    }
+
+    /// Replicas of a group that live on nodes that have not left.
+    pub fn replicas(&self, group: GroupId) -> &[ReplicaInfo] {
+        self.groups.get(&group).map_or(&[], Vec::as_slice)
+    }
+
+    /// The replica id that `node` holds of `group`.
+    pub fn replica_on(&self, group: GroupId, node: NodeId) -> Option<ReplicaId> {
+        self.replicas(group).iter().find(|replica| replica.node == node).map(|replica| replica.replica)
+    }
+}

@@ -1,0 +1,170 @@
+//! Placements: the map from slots to shards, and sets of slots.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, GroupId, PlacementId, Slot};
+use crate::slot::KeyColumn;
+
+/// How a key becomes a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Function {
+    /// No key: the one slot of unregistered tables.
+    Home,
+    /// `xxh3_64(canonical(key)) % slots`.
+    Hash,
+}
+
+impl fmt::Display for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Home => "home",
+            Self::Hash => "hash",
+        })
+    }
+}
+
+/// Slots `first..=last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SlotRange {
+    /// First slot of the range.
+    pub first: Slot,
+    /// Last slot, inclusive.
+    pub last: Slot,
+}
+
+/// A set of slots as sorted ranges that neither touch nor overlap.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotSet(Vec<SlotRange>);
+
+impl SlotSet {
+    /// Slots `first..=last`.
+    pub fn range(first: Slot, last: Slot) -> Self {
+        Self(vec![SlotRange { first, last }])
+    }
+
+    /// All slots of a placement with `slots` slots.
+    pub fn all(slots: u16) -> Self {
+        Self::range(Slot(0), Slot(slots - 1))
+    }
+
+    /// Is the slot in the set?
+    pub fn contains(&self, slot: Slot) -> bool {
+        let after = self.0.partition_point(|range| range.first <= slot);
+        after > 0 && slot <= self.0[after - 1].last
+    }
+
+    /// How many slots.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|range| usize::from(range.last.0 - range.first.0) + 1).sum()
+    }
+
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The ranges, in order.
+    pub fn ranges(&self) -> &[SlotRange] {
+        &self.0
+    }
+}
+
+impl FromIterator<Slot> for SlotSet {
+    fn from_iter<I: IntoIterator<Item = Slot>>(slots: I) -> Self {
+        let mut sorted: Vec<Slot> = slots.into_iter().collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let mut ranges: Vec<SlotRange> = Vec::new();
+        for slot in sorted {
+            match ranges.last_mut() {
+                Some(range) if range.last.0 + 1 == slot.0 => range.last = slot,
+                _ => ranges.push(SlotRange { first: slot, last: slot }),
+            }
+        }
+        Self(ranges)
+    }
+}
+
+/// Which shard owns which slot, for one colocation set of tables.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Its id.
+    pub id: PlacementId,
+    /// How a key becomes a slot.
+    pub function: Function,
+    /// How the key columns compare; all tables of the set agree on it.
+    pub key: Vec<KeyColumn>,
+    /// How many slots; fixed for ever.
+    pub slots: u16,
+    /// Shards that may hold its tables: each has the schema. In order.
+    pub shards: Vec<GroupId>,
+    /// Who owns which slots, as of `epochs`.
+    pub owned: BTreeMap<GroupId, SlotSet>,
+    /// The ownership version of each shard that this map was made from.
+    pub epochs: BTreeMap<GroupId, Epoch>,
+}
+
+impl Placement {
+    /// The shard that owns a slot according to this map.
+    pub fn owner(&self, slot: Slot) -> Option<GroupId> {
+        self.owned.iter().find(|(_, set)| set.contains(slot)).map(|(group, _)| *group)
+    }
+
+    /// Shards that own at least one slot.
+    pub fn owners(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.owned.iter().filter(|(_, set)| !set.is_empty()).map(|(group, _)| *group)
+    }
+
+    /// The ownership version of a shard; 0 when it never owned anything.
+    pub fn epoch(&self, group: GroupId) -> Epoch {
+        self.epochs.get(&group).copied().unwrap_or_default()
+    }
+
+    /// Slots in equal shares over `shards`, the first ones one larger where it does not divide.
+    pub fn even_shares(slots: u16, shards: &[GroupId]) -> BTreeMap<GroupId, SlotSet> {
+        let (slots, count) = (usize::from(slots), shards.len());
+        let mut shares = BTreeMap::new();
+        let mut first = 0;
+        for (index, group) in shards.iter().enumerate() {
+            let share = slots / count + usize::from(index < slots % count);
+            if share > 0 {
+                shares.insert(*group, SlotSet::range(Slot(first as u16), Slot((first + share - 1) as u16)));
+            }
+            first += share;
+        }
+        shares
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shares cover every slot once, for any number of shards.
+    #[test]
+    fn shares_cover_every_slot_once() {
+        for count in [1, 2, 3, 7, 100] {
+            let shards: Vec<GroupId> = (1..=count).map(GroupId).collect();
+            let shares = Placement::even_shares(16_384, &shards);
+            assert_eq!(shares.values().map(SlotSet::len).sum::<usize>(), 16_384);
+            for slot in (0..16_384).step_by(61) {
+                assert_eq!(shares.values().filter(|set| set.contains(Slot(slot))).count(), 1);
+            }
+        }
+    }
+
+    /// A set collected from slots in any order holds just these.
+    #[test]
+    fn sets_from_slots() {
+        let set: SlotSet = [5, 1, 2, 9, 2, 3].map(Slot).into_iter().collect();
+        assert_eq!(set.ranges().len(), 3);
+        assert_eq!(set.len(), 5);
+        for slot in 0..12 {
+            assert_eq!(set.contains(Slot(slot)), [1, 2, 3, 5, 9].contains(&slot), "{slot}");
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! What proxies, nodes and jobs say to each other, and what a log entry holds. One type per
+//! message; frames carry them in postcard ([`crate::rpc`]), the log carries [`Command`].
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::ids::{Epoch, GroupId, JobId, NodeId, PlacementId, ReplicaId, RequestId, SchemaVersion};
+use crate::registry::{MetaCommand, MetaReply, Registry, SchemaObject, SlotSet};
+use crate::value::{Params, Value};
+
+/// Spoken by both ends of an internal connection; a peer with another major is refused by name.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// One SQL statement with its arguments.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Statement {
+    /// SQL, as written.
+    pub sql: String,
+    /// Its arguments.
+    pub params: Params,
+}
+
+impl Statement {
+    /// A statement without arguments.
+    pub fn bare(sql: impl Into<String>) -> Self {
+        Self { sql: sql.into(), params: Params::default() }
+    }
+}
+
+/// Part of a placement that a request relies on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The placement.
+    pub placement: PlacementId,
+    /// The shard's ownership version that the plan was made from.
+    pub epoch: Epoch,
+    /// These slots must be owned; `None`: everything the shard owned at `epoch`, so the version must
+    /// be the same.
+    pub slots: Option<SlotSet>,
+}
+
+/// What a plan relies on. Checked where the request runs: writes inside apply, reads inside the
+/// read transaction.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// The schema that the statement was planned with.
+    pub schema: SchemaVersion,
+    /// Ownership that it needs.
+    pub claims: Vec<Claim>,
+}
+
+/// One write: statements that take effect together or not at all.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Write {
+    /// Names it for ever.
+    pub id: RequestId,
+    /// What it relies on; `None` runs as written on that shard, for inspection and repair.
+    pub route: Option<Route>,
+    /// In order. Several make one transaction.
+    pub statements: Vec<Statement>,
+}
+
+impl Write {
+    /// About how many bytes it takes in a log entry.
+    pub fn size_bytes(&self) -> usize {
+        64 + self.statements.iter().map(|s| s.sql.len() + s.params.size_bytes() + 8).sum::<usize>()
+    }
+}
+
+/// Rows with their column names and declared types.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rows {
+    /// Names.
+    pub columns: Vec<String>,
+    /// Declared types in lower case; empty for expressions.
+    pub types: Vec<String>,
+    /// Values, row by row.
+    pub values: Vec<Vec<Value>>,
+}
+
+/// What one statement of a write did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StatementResult {
+    /// Rowid of the last row that this shard inserted.
+    pub last_insert_id: i64,
+    /// Rows inserted, updated or deleted by the statement itself.
+    pub rows_affected: u64,
+    /// Of RETURNING, or of a SELECT inside a transaction.
+    pub rows: Option<Rows>,
+}
+
+/// What one write did: one result per statement, or the error that undid all of them.
+pub type WriteResult = Result<Vec<StatementResult>, Error>;
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Sees every write acknowledged before the read began (ReadIndex).
+    #[default]
+    Linearizable,
+    /// The same under the assumption that clocks run at like speed (leader lease).
+    Lease,
+    /// What the replica at hand holds.
+    None,
+}
+
+/// One read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Read {
+    /// What it relies on; `None` runs as written on that shard.
+    pub route: Option<Route>,
+    /// The SELECT.
+    pub statement: Statement,
+    /// How fresh.
+    pub level: Level,
+    /// With [`Level::None`]: refuse when the replica last heard of its leader longer ago.
+    pub freshness_ms: Option<u64>,
+}
+
+/// A change that a job makes on a shard. Idempotent: a second application answers like the first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ShardCommand {
+    /// Sets what the shard owns of a placement, unless it already is at `epoch` or later.
+    Own {
+        /// The placement.
+        placement: PlacementId,
+        /// The version that this makes.
+        epoch: Epoch,
+        /// What it owns then.
+        slots: SlotSet,
+    },
+    /// Runs a schema statement once per job.
+    Schema {
+        /// The job.
+        job: JobId,
+        /// The version that this makes.
+        version: SchemaVersion,
+        /// Statements, in order.
+        sql: Vec<String>,
+        /// Undo them again: only tells whether they would succeed.
+        dry_run: bool,
+    },
+    /// Takes a table out of the home placement.
+    Register {
+        /// The job.
+        job: JobId,
+        /// The table.
+        table: String,
+        /// Into a new placement, or one that exists.
+        into: NewHome,
+        /// The schema version that this makes.
+        version: SchemaVersion,
+    },
+    /// Tells the schema, in order with everything else in the log.
+    Describe,
+}
+
+/// Where a table goes that leaves the home placement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum NewHome {
+    /// A placement of its own.
+    New {
+        /// Its id.
+        placement: PlacementId,
+        /// What the home shard owns of it if the table is empty.
+        share: SlotSet,
+        /// What it owns if the table holds rows: they stay where they are.
+        all: SlotSet,
+    },
+    /// The placement of a colocated table; the table must be empty unless its rows may stay.
+    Existing {
+        /// Every slot of that placement is on the home shard.
+        rows_may_stay: bool,
+    },
+}
+
+/// What a shard answers to a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ShardReply {
+    /// Done.
+    Ok,
+    /// The schema after the statement.
+    Schema(Vec<SchemaObject>),
+    /// The table was registered.
+    Registered {
+        /// It held rows, so this shard owns every slot.
+        had_rows: bool,
+        /// The home placement's version now.
+        home_epoch: Epoch,
+    },
+}
+
+/// What a log entry holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    /// The leader's clock when it proposed, microseconds since 1970: the only time that apply knows.
+    pub at_us: i64,
+    /// The only randomness that apply knows.
+    pub seed: u64,
+    /// What to do.
+    pub body: Body,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Body {
+    /// Client writes: everything that waited when the entry was proposed.
+    Writes(Vec<Write>),
+    /// A job's step on a shard.
+    Shard(ShardCommand),
+    /// A change of the registry, in the `meta` group.
+    Meta(Box<MetaCommand>),
+}
+
+/// What applying an entry answered.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Blank and membership entries.
+    #[default]
+    Empty,
+    /// One result per write.
+    Writes(Vec<WriteResult>),
+    /// A shard's answer to a job.
+    Shard(Result<ShardReply, Error>),
+    /// The registry's answer.
+    Meta(Result<MetaReply, Error>),
+}
+
+/// A node, as it presents itself before it belongs to a cluster and after.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The id it was configured with, or got.
+    pub node: NodeId,
+    /// Random id of its data folder.
+    pub instance: u128,
+    /// Its cluster; 0 while it has none.
+    pub cluster: u128,
+    /// Its internal address.
+    pub raft_addr: String,
+    /// Its HTTP address.
+    pub http_addr: String,
+    /// Groups that it shall hold a replica of at bootstrap.
+    pub groups: Vec<GroupId>,
+}
+
+/// How a group's membership changes; one step at a time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum MemberChange {
+    /// Adds a replica that does not vote, and waits until it has caught up.
+    AddLearner {
+        /// Its raft id.
+        replica: ReplicaId,
+        /// Its node.
+        node: NodeId,
+        /// Its node's internal address.
+        addr: String,
+    },
+    /// Lets a learner vote.
+    Promote(ReplicaId),
+    /// Takes a replica out.
+    Remove(ReplicaId),
+}
+
+/// One replica's state, for `/status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// Its group.
+    pub group: GroupId,
+    /// Its raft id.
+    pub replica: ReplicaId,
+    /// `leader`, `follower`, `learner`, `candidate` or `stopped`.
+    pub role: String,
+    /// Whom it believes to lead.
+    pub leader: Option<NodeId>,
+    /// Its term.
+    pub term: u64,
+    /// Index of its last log entry.
+    pub last_log: u64,
+    /// Index of the last entry it knows to be committed.
+    pub committed: u64,
+    /// Index of the last entry it applied.
+    pub applied: u64,
+    /// Index up to which its log was purged.
+    pub purged: u64,
+    /// Raft ids of the voters.
+    pub voters: Vec<ReplicaId>,
+}
+
+/// One node's state, for `/status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its replicas.
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+/// A request to a node's internal port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Who are you?
+    Identify,
+    /// Writes for one group, in order; answered by its leader.
+    Write {
+        /// The shard.
+        group: GroupId,
+        /// The writes.
+        writes: Vec<Write>,
+    },
+    /// A read on one group.
+    Read {
+        /// The shard.
+        group: GroupId,
+        /// The read.
+        read: Read,
+    },
+    /// A job's step on a shard; answered by its leader.
+    Shard {
+        /// The shard.
+        group: GroupId,
+        /// The step.
+        command: ShardCommand,
+    },
+    /// A change of the registry; answered by the leader of `meta`.
+    Meta(MetaCommand),
+    /// The registry once it is newer than `since`, or when the wait is over.
+    Watch {
+        /// The version at hand.
+        since: u64,
+        /// How long to wait.
+        wait_ms: u64,
+        /// Make sure first that the answer is not older than any acknowledged change.
+        fresh: bool,
+    },
+    /// Makes a replica of a group on this node, unless it is there.
+    CreateReplica {
+        /// The cluster, which a fresh node joins by this.
+        cluster: u128,
+        /// The node's id in it.
+        node: NodeId,
+        /// The group.
+        group: GroupId,
+        /// The raft id.
+        replica: ReplicaId,
+    },
+    /// Drops a replica and its data.
+    DropReplica {
+        /// The group.
+        group: GroupId,
+        /// The raft id.
+        replica: ReplicaId,
+    },
+    /// Starts a group: all first members, with node and address.
+    InitGroup {
+        /// The group.
+        group: GroupId,
+        /// Raft id, node and internal address of each.
+        members: Vec<(ReplicaId, NodeId, String)>,
+    },
+    /// Changes a group's membership; answered by its leader.
+    Membership {
+        /// The group.
+        group: GroupId,
+        /// The change.
+        change: MemberChange,
+    },
+    /// The state of the node and its replicas.
+    Status,
+    /// The content hash of a replica's database and the index it was taken at.
+    ContentHash(GroupId),
+}
+
+/// What a node answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Response {
+    /// Done.
+    Ok,
+    /// Who it is.
+    Identity(Identity),
+    /// One result per write.
+    Writes(Vec<WriteResult>),
+    /// Rows.
+    Rows(Rows),
+    /// A shard's answer to a job.
+    Shard(ShardReply),
+    /// The registry's answer.
+    Meta(MetaReply),
+    /// The registry, or `None` when it is no newer.
+    Registry(Option<Box<Registry>>),
+    /// State.
+    Status(NodeStatus),
+    /// Applied index and content hash.
+    ContentHash(u64, u64),
+}
+
+/// A request with the time that its sender will wait.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Milliseconds; past them the receiver may drop the request.
+    pub timeout_ms: u64,
+    /// The request.
+    pub request: Request,
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.body {
+            Body::Writes(writes) => write!(f, "{} writes", writes.len()),
+            Body::Shard(_) => f.write_str("a job's step"),
+            Body::Meta(_) => f.write_str("a change of the registry"),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("nothing"),
+            Self::Writes(results) => write!(f, "{} results", results.len()),
+            Self::Shard(_) => f.write_str("a shard's answer"),
+            Self::Meta(_) => f.write_str("the registry's answer"),
+        }
+    }
+}
