@@ -13,6 +13,7 @@ use openraft::{OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
 use super::apply::Machine;
+use super::pages::{Incoming, Outgoing};
 use super::store::{Applied, Store, block, storage};
 use crate::consensus::{CommittedLeaderId, Consensus, LogId, Peer, SnapshotMeta, StoredMembership};
 
@@ -171,7 +172,16 @@ impl<C: Consensus> RaftStateMachine<C> for StateMachine<C> {
                 Ok(())
             }
             // Our own database is where a local snapshot already is.
-            SnapshotSource::Local(_) => Ok(()),
+            SnapshotSource::Local(source) if Arc::ptr_eq(&source.0, &self.handle.store) => Ok(()),
+            // A replica in the same process: its pages take the same way as over the network.
+            SnapshotSource::Local(source) => block(self.handle.store.executor(), || {
+                let mut outgoing = Outgoing::open(&source.0)?;
+                let mut incoming = Incoming::create(self.handle.store.folder(), 0)?;
+                while let Some(chunk) = outgoing.next_chunk()? {
+                    incoming.write(&chunk)?;
+                }
+                self.handle.install(&incoming.finish(outgoing.digest())?)
+            }),
         }
     }
 
