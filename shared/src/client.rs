@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::error::{Code, Error};
 use crate::ids::{GroupId, META, NodeId};
 use crate::registry::{MetaCommand, MetaReply, Registry};
-use crate::rpc::{Pool, RpcError};
+use crate::rpc::{Pool, RpcError, encode};
 use crate::wire::{Request, Response};
 
 /// First pause between tries; doubles up to [`MAX_PAUSE`]. Short, since a leader that answers "not
@@ -185,16 +185,20 @@ impl Cluster {
     /// The leader's refusal, or that nobody answered.
     pub async fn call(&self, group: GroupId, request: Request, deadline: Instant) -> Result<Response, Error> {
         let is_write = matches!(request, Request::Write { .. } | Request::Meta(_) | Request::Shard { .. });
+        // A write that takes long is found again by its id; a read would start over, so it gets half of
+        // what is left, and the other half is for another replica.
+        let is_read = matches!(request, Request::Read { .. });
+        let try_timeout = |left: Duration| if is_read { (left / 2).max(TRY_TIMEOUT) } else { TRY_TIMEOUT }.min(left);
+        let payload = encode(request, try_timeout(deadline.saturating_duration_since(Instant::now())));
         let mut pause = FIRST_PAUSE;
         let mut sent = false;
         let mut last;
         let mut tried = 0usize;
         loop {
-            let now = Instant::now();
-            let timeout = deadline.saturating_duration_since(now).min(TRY_TIMEOUT);
+            let timeout = try_timeout(deadline.saturating_duration_since(Instant::now()));
             let (node, addr) = self.pick(group, tried);
             tried += 1;
-            match self.pool.request(&addr, request.clone(), timeout).await {
+            match self.pool.send(&addr, payload.clone(), timeout).await {
                 Ok(Ok(response)) => {
                     if let Some(node) = node.filter(|node| self.leaders.get(&group).is_none_or(|known| *known != *node))
                     {

@@ -46,6 +46,52 @@ pub(super) async fn join(
     Ok(vec![])
 }
 
+/// Replicas of a new shard: one node's failure must not stop it.
+const REPLICAS: usize = 3;
+
+/// Makes a group on `nodes`. The registry learns of it last; until then a driver that starts over
+/// finds the replicas that were made, by their group, on the nodes themselves.
+pub(super) async fn create_shard(
+    driver: &Driver<'_>,
+    registry: &Registry,
+    nodes: &[NodeId],
+) -> Result<Vec<Effect>, Error> {
+    let group = GroupId(registry.groups.keys().map(|group| group.0).max().unwrap_or(0) + 1);
+    let nodes = match nodes {
+        [] => least_loaded(registry),
+        given => given.to_vec(),
+    };
+    let (mut replicas, mut members) = (Vec::new(), Vec::new());
+    for node in nodes {
+        let info = node_info(registry, node)?;
+        let made = hosted(driver, info).await?.iter().find(|(g, _)| *g == group).map(|(_, replica)| *replica);
+        let replica = match made {
+            Some(replica) => replica,
+            None => reserve(driver).await?,
+        };
+        driver.note(&format!("replica {replica} of {group} on node {node}"), 50, None).await;
+        let create = Request::CreateReplica { cluster: registry.cluster, node, group, replica };
+        driver.node(&info.raft_addr, create).await?;
+        replicas.push(ReplicaInfo { node, replica });
+        members.push((replica, node, info.raft_addr.clone()));
+    }
+    let Some((_, _, first)) = members.first().cloned() else {
+        return Err(Error::new(Code::Conflict, "there is no node to hold a replica"));
+    };
+    driver.node(&first, Request::InitGroup { group, members }).await?;
+    set_replicas(driver, group, &replicas).await?;
+    Ok(vec![])
+}
+
+/// Nodes with the fewest replicas, lowest id first.
+fn least_loaded(registry: &Registry) -> Vec<NodeId> {
+    let load = |node: NodeId| registry.groups.keys().filter(|group| registry.replica_on(**group, node).is_some()).count();
+    let mut nodes: Vec<NodeId> = registry.nodes.iter().filter(|(_, info)| !info.removed).map(|(id, _)| *id).collect();
+    nodes.sort_by_key(|node| (load(*node), *node));
+    nodes.truncate(REPLICAS);
+    nodes
+}
+
 /// Takes all replicas off a node.
 pub(super) async fn remove(driver: &Driver<'_>, registry: &Registry, node: NodeId) -> Result<Vec<Effect>, Error> {
     let info = node_info(registry, node)?;

@@ -71,6 +71,7 @@ async fn run(host: &Arc<Host>, job: Job) {
             JobKind::Register(registration) => register::run(&driver, &registry, registration).await,
             JobKind::AddToShard { table, shard } => register::add_to_shard(&driver, &registry, table, *shard).await,
             JobKind::Join { node, groups } => membership::join(&driver, &registry, *node, groups).await,
+            JobKind::CreateShard { nodes } => membership::create_shard(&driver, &registry, nodes).await,
             JobKind::Remove { node } => membership::remove(&driver, &registry, *node).await,
         },
         Err(error) => Err(error),

@@ -64,6 +64,11 @@ pub enum JobKind {
         /// Groups that it shall hold a replica of.
         groups: Vec<GroupId>,
     },
+    /// Makes a new shard.
+    CreateShard {
+        /// Nodes that shall hold its replicas; empty: those that hold the fewest.
+        nodes: Vec<NodeId>,
+    },
     /// Takes all replicas off a node and lets it go.
     Remove {
         /// The node.
@@ -79,6 +84,7 @@ impl JobKind {
             Self::Register(_) => "register",
             Self::AddToShard { .. } => "add_to_shard",
             Self::Join { .. } => "join",
+            Self::CreateShard { .. } => "create_shard",
             Self::Remove { .. } => "remove",
         }
     }

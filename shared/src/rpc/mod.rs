@@ -14,7 +14,7 @@ mod pool;
 mod server;
 
 pub use connection::{Answer, Connection, RpcError};
-pub use pool::Pool;
+pub use pool::{Pool, encode};
 pub use server::{Reply, Session, serve};
 
 /// Largest payload of a frame: a full log batch or a chunk of pages with room to spare. A length

@@ -54,12 +54,29 @@ impl Pool {
         request: Request,
         timeout: Duration,
     ) -> Result<Result<Response, Error>, RpcError> {
-        let envelope = Envelope { timeout_ms: timeout.as_millis() as u64, request };
+        self.send(addr, encode(request, timeout), timeout).await
+    }
+
+    /// Sends an encoded request, which may be sent again elsewhere without encoding it anew.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn send(
+        &self,
+        addr: &str,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Result<Result<Response, Error>, RpcError> {
         let connection = self.get(addr).await?;
-        let payload = postcard::to_stdvec(&envelope).expect("requests encode");
-        let answer = connection.call(KIND_REQUEST, Bytes::from(payload), timeout).await?;
+        let answer = connection.call(KIND_REQUEST, payload, timeout).await?;
         Ok(postcard::from_bytes(&answer).unwrap_or_else(|error| {
             Err(Error::new(Code::WrongPeer, format!("the answer of {addr} does not decode: {error}")))
         }))
     }
+}
+
+/// A request as it goes into a frame.
+pub fn encode(request: Request, timeout: Duration) -> Bytes {
+    let envelope = Envelope { timeout_ms: timeout.as_millis() as u64, request };
+    postcard::to_stdvec(&envelope).expect("requests encode").into()
 }
