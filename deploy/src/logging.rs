@@ -14,7 +14,10 @@ pub fn start(level: Option<&str>, format: Option<&str>, default: &str) -> Result
     let quieted = match level {
         // openraft tells of each vote and membership change at `info`; that is its own debugging.
         Some(level) if level.contains("openraft") => filter,
-        _ => filter.add_directive("openraft=error".parse().expect("a directive")),
+        // Its complaints about messages to a replica that has just been stopped are noise.
+        _ => filter
+            .add_directive("openraft=error".parse().expect("a directive"))
+            .add_directive("openraft::raft::raft_inner=off".parse().expect("a directive")),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(quieted).with_writer(std::io::stderr);
     match format.unwrap_or("text") {

@@ -29,7 +29,7 @@ use crate::http_client::{ApiError, BaseUrl, Call, Client, HttpError, Reply};
 #[derive(Clone, Debug, clap::Args)]
 pub struct Endpoint {
     /// Address of a proxy, or of a node that runs one
-    #[arg(long, env = "FLOTILLA_URL", default_value = "http://127.0.0.1:11000", value_name = "URL")]
+    #[arg(long, global = true, env = "FLOTILLA_URL", default_value = "http://127.0.0.1:11000", value_name = "URL")]
     pub url: BaseUrl,
 }
 
