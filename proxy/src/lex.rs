@@ -286,7 +286,8 @@ mod tests {
             assert_eq!(tokens.params, statement.parameter_count(), "{sql}");
             for token in tokens.list.iter().filter(|t| t.kind == Kind::Param) {
                 let text = &sql[token.span.clone()];
-                if let Some(name) = statement.parameter_name(token.param) {
+                // SQLite keeps one text per number, the last one for `?N`.
+                if let Some(name) = statement.parameter_name(token.param).filter(|_| !text.starts_with('?')) {
                     assert_eq!(name, text, "{sql}");
                 }
             }

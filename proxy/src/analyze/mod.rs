@@ -87,7 +87,8 @@ pub fn first_word(tokens: &Tokens<'_>) -> usize {
 }
 
 /// Analyzes a statement that the mirror has prepared.
-pub fn analyze(tokens: &Tokens<'_>, record: Record, schema: &Schema, readonly: bool, explain: bool) -> Analysis {
+pub fn analyze(tokens: &Tokens<'_>, mut record: Record, schema: &Schema, readonly: bool, explain: bool) -> Analysis {
+    name_rowid(&mut record, schema);
     let names: BTreeSet<&String> = record.reads.iter().chain(&record.writes).collect();
     let mut touched: Vec<(String, PlacementId)> =
         names.iter().filter_map(|name| Some(((*name).clone(), schema.placement(name)?))).collect();
@@ -107,13 +108,24 @@ pub fn analyze(tokens: &Tokens<'_>, record: Record, schema: &Schema, readonly: b
         verb,
         view: touched.iter().map(|(name, _)| name).find(|name| schema.views.contains_key(*name)).cloned(),
         mixes_schema: reads_schema && !touched.is_empty() && verb != Verb::Schema,
-        reaches: reaches(&record, schema, verb),
+        reaches: reaches(&record, schema, verb, tokens.has_word("REPLACE")),
         target_resolves_conflicts: schema.resolves_conflicts.contains(&target),
         record,
         touched,
         placements,
         insert: OnceLock::new(),
         syntax: OnceLock::new(),
+    }
+}
+
+/// SQLite reports an update of the rowid under that name, whatever name the statement used and
+/// whichever column it is.
+fn name_rowid(record: &mut Record, schema: &Schema) {
+    let Some(table) = record.target.as_ref().and_then(|target| schema.tables.get(target)) else { return };
+    if let Some(alias) = table.rowid_alias.filter(|_| table.column("rowid").is_none())
+        && record.updated.remove("rowid")
+    {
+        record.updated.insert(table.columns[alias].name.to_ascii_lowercase());
     }
 }
 
@@ -153,18 +165,20 @@ fn main_verb(tokens: &Tokens<'_>) -> Option<Verb> {
 }
 
 /// Why a write may reach rows that its condition does not name.
-fn reaches(record: &Record, schema: &Schema, verb: Verb) -> Option<String> {
+fn reaches(record: &Record, schema: &Schema, verb: Verb, replaces: bool) -> Option<String> {
     let target = record.target.as_deref()?;
     for name in &record.accessors {
         if let Some(trigger) = schema.triggers.get(name).filter(|trigger| !trigger.row_only) {
             return Some(format!("trigger {name} of table {} reads or writes other rows", trigger.table));
         }
     }
+    // A row that takes the place of another one removes it.
+    let deletes = verb == Verb::Delete || replaces || schema.resolves_conflicts.iter().any(|name| name == target);
     let touches = |name: &str| record.reads.contains(name) || record.writes.contains(name);
     let updates = |column: &str| record.updated.contains(&column.to_ascii_lowercase());
     for key in &schema.foreign_keys {
         let as_child = key.child == target && (verb == Verb::Insert || key.pairs.iter().any(|(from, _)| updates(from)));
-        let as_parent = key.parent == target && (verb == Verb::Delete || key.pairs.iter().any(|(_, to)| updates(to)));
+        let as_parent = key.parent == target && (deletes || key.pairs.iter().any(|(_, to)| updates(to)));
         let cascades = touches(&key.child) && touches(&key.parent);
         if (as_child || as_parent || cascades) && !schema.is_local(key) {
             return Some(format!(

@@ -93,11 +93,11 @@ impl Syntax {
             }
             _ => return None,
         }
-        syntax.functions(&statement);
         if nested(tokens, &statement) {
             syntax.constructs.push("subquery");
             syntax.pins.clear();
         }
+        syntax.functions(&statement);
         if syntax.table.is_none() {
             syntax.pins.clear();
         }
@@ -221,8 +221,8 @@ fn term(expr: &Expr) -> Option<Term> {
     };
     Some(Term::Value(match expr {
         Expr::Nested(inner) => return term(inner),
-        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match literal(expr)? {
-            Literal::Number(text, _) => number(&text, true)?,
+        Expr::UnaryOp { op: op @ (UnaryOperator::Minus | UnaryOperator::Plus), expr } => match literal(expr)? {
+            Literal::Number(text, _) => number(&text, *op == UnaryOperator::Minus)?,
             _ => return None,
         },
         expr => match literal(expr)? {
@@ -237,104 +237,35 @@ fn term(expr: &Expr) -> Option<Term> {
 }
 
 /// Words of SQLite's grammar that shape a SELECT, UPDATE or DELETE. All others are names there.
-const GRAMMAR: &[&str] = &[
-    "ABORT",
-    "ALL",
-    "AND",
-    "AS",
-    "ASC",
-    "BETWEEN",
-    "BY",
-    "CASE",
-    "CAST",
-    "COLLATE",
-    "CROSS",
-    "CURRENT",
-    "CURRENT_DATE",
-    "CURRENT_TIME",
-    "CURRENT_TIMESTAMP",
-    "DELETE",
-    "DESC",
-    "DISTINCT",
-    "ELSE",
-    "END",
-    "ESCAPE",
-    "EXCEPT",
-    "EXCLUDE",
-    "EXISTS",
-    "FAIL",
-    "FILTER",
-    "FIRST",
-    "FOLLOWING",
-    "FROM",
-    "FULL",
-    "GLOB",
-    "GROUP",
-    "GROUPS",
-    "HAVING",
-    "IGNORE",
-    "IN",
-    "INDEXED",
-    "INNER",
-    "INTERSECT",
-    "INTO",
-    "IS",
-    "ISNULL",
-    "JOIN",
-    "LAST",
-    "LEFT",
-    "LIKE",
-    "LIMIT",
-    "MATCH",
-    "MATERIALIZED",
-    "NATURAL",
-    "NO",
-    "NOT",
-    "NOTNULL",
-    "NULL",
-    "NULLS",
-    "OFFSET",
-    "ON",
-    "OR",
-    "ORDER",
-    "OTHERS",
-    "OUTER",
-    "OVER",
-    "PARTITION",
-    "PRECEDING",
-    "RANGE",
-    "RECURSIVE",
-    "REGEXP",
-    "REPLACE",
-    "RETURNING",
-    "RIGHT",
-    "ROLLBACK",
-    "ROW",
-    "ROWS",
-    "SELECT",
-    "SET",
-    "THEN",
-    "TIES",
-    "TRUE",
-    "FALSE",
-    "UNBOUNDED",
-    "UNION",
-    "UPDATE",
-    "USING",
-    "VALUES",
-    "WHEN",
-    "WHERE",
-    "WINDOW",
-    "WITH",
-];
+const GRAMMAR: &str = "\
+    ABORT ALL AND AS ASC BETWEEN BY CASE CAST COLLATE CROSS CURRENT CURRENT_DATE CURRENT_TIME \
+    CURRENT_TIMESTAMP DELETE DESC DISTINCT ELSE END ESCAPE EXCEPT EXCLUDE EXISTS FAIL FILTER FIRST \
+    FOLLOWING FROM FULL GLOB GROUP GROUPS HAVING IGNORE IN INDEXED INNER INTERSECT INTO IS ISNULL JOIN \
+    LAST LEFT LIKE LIMIT MATCH MATERIALIZED NATURAL NO NOT NOTNULL NULL NULLS OFFSET ON OR ORDER OTHERS \
+    OUTER OVER PARTITION PRECEDING RANGE RECURSIVE REGEXP REPLACE RETURNING RIGHT ROLLBACK ROW ROWS \
+    SELECT SET THEN TIES TRUE FALSE UNBOUNDED UNION UPDATE USING VALUES WHEN WHERE WINDOW WITH";
+
+/// Deepest nesting of parentheses that is parsed: the parser goes back and forth over nested ones,
+/// and the time doubles with each level.
+const MAX_NESTING: usize = 10;
 
 /// The statement in a spelling that leaves the parser no choice.
 fn respell(tokens: &Tokens<'_>) -> Option<String> {
     let mut text = String::with_capacity(tokens.sql.len() * 2);
+    let mut depth = 0usize;
     for (index, token) in tokens.list.iter().enumerate() {
         let raw = tokens.text(index);
+        match raw {
+            "(" => depth += 1,
+            ")" => depth = depth.saturating_sub(1),
+            _ => (),
+        }
+        if depth > MAX_NESTING {
+            return None;
+        }
         match token.kind {
-            Kind::Word if !GRAMMAR.iter().any(|word| word.eq_ignore_ascii_case(raw)) => quote(&mut text, raw),
+            _ if is_index_hint(tokens, index) => (),
+            Kind::Word if !GRAMMAR.split(' ').any(|word| word.eq_ignore_ascii_case(raw)) => quote(&mut text, raw),
             Kind::Word if raw.eq_ignore_ascii_case("IS") => respell_is(tokens, index, &mut text),
             Kind::Word if raw.eq_ignore_ascii_case("ISNULL") => text.push_str("IS NULL"),
             Kind::Word if raw.eq_ignore_ascii_case("NOTNULL") => text.push_str("IS NOT NULL"),
@@ -347,11 +278,20 @@ fn respell(tokens: &Tokens<'_>) -> Option<String> {
             },
             Kind::Param => text.push_str(&format!("?{}", token.param)),
             Kind::Mark if raw == "==" => text.push('='),
+            // Unknown to the parser; another operator of the same rank shows it the same structure.
+            Kind::Mark if raw == "<<" || raw == ">>" => text.push('|'),
             _ => text.push_str(raw),
         }
         text.push(' ');
     }
     Some(text)
+}
+
+/// Is token `index` part of `INDEXED BY name` or `NOT INDEXED`, which do not change the rows?
+fn is_index_hint(tokens: &Tokens<'_>, index: usize) -> bool {
+    let by = |first: usize| tokens.is_word(first, "INDEXED") && tokens.is_word(first + 1, "BY");
+    let not = |first: usize| tokens.is_word(first, "NOT") && tokens.is_word(first + 1, "INDEXED");
+    (index.saturating_sub(2)..=index).any(by) || (index.saturating_sub(1)..=index).any(not)
 }
 
 fn quote(text: &mut String, name: &str) {

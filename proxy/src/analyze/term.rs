@@ -18,8 +18,8 @@ pub enum Term {
 }
 
 impl Term {
-    /// The term that the tokens `first..end` make, if they are a literal, a signed number or a
-    /// parameter.
+    /// The term that the tokens `first..end` of a row of VALUES make, if they are a literal, a signed
+    /// number or a parameter.
     pub fn read(tokens: &Tokens<'_>, first: usize, end: usize) -> Option<Self> {
         let (negative, at) = match tokens.text(first) {
             "-" => (true, first + 1),
@@ -41,6 +41,8 @@ impl Term {
                 "FALSE" => Value::Integer(0),
                 _ => return None,
             },
+            // No column is in reach of VALUES, so SQLite has taken it for a text.
+            Kind::Quoted if text.starts_with('"') => Value::Text(tokens.name(at)?),
             Kind::Quoted | Kind::Mark => return None,
         }))
     }
@@ -81,7 +83,7 @@ fn real(text: &str) -> Option<f64> {
 
 /// Bytes from hexadecimal digits.
 pub fn hex(digits: &str) -> Option<Vec<u8>> {
-    if digits.len() % 2 != 0 || !digits.is_ascii() {
+    if !digits.len().is_multiple_of(2) || !digits.is_ascii() {
         return None;
     }
     (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).ok()).collect()
@@ -126,7 +128,7 @@ mod tests {
             let wanted = db.query_row(&format!("SELECT {sql}"), [], |row| Ok(Value::from(row.get_ref(0)?))).unwrap();
             assert_eq!(Term::read(&tokens, 0, tokens.list.len()), Some(Term::Value(wanted)), "{sql}");
         }
-        for sql in ["1+1", "abs(1)", "\"a\"", "a", "- -1", "-'1'", "current_date", "1e400 + 0"] {
+        for sql in ["1+1", "abs(1)", "`a`", "[a]", "a", "- -1", "-'1'", "current_date", "1e400 + 0"] {
             let tokens = Tokens::read(sql).unwrap();
             assert_eq!(Term::read(&tokens, 0, tokens.list.len()), None, "{sql}");
         }

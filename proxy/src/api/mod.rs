@@ -6,11 +6,13 @@
 //! that its code maps to. Refused here: unknown paths, wrong methods, and requests beyond
 //! [`MAX_REQUESTS_IN_WORK`](crate::MAX_REQUESTS_IN_WORK).
 
-mod cluster;
-mod health;
-mod params;
-mod sql;
-mod tables;
+pub mod cluster;
+pub mod health;
+pub mod params;
+pub mod sql;
+pub mod tables;
+#[cfg(test)]
+mod tests;
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::http::{self, HttpRequest, HttpResponse};

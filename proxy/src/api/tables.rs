@@ -160,7 +160,7 @@ pub async fn show(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, 
     let mut options = Fields::new(request, None).options(proxy, true)?;
     options.level = Level::None;
     let mut registry = proxy.registry(options.deadline).await?;
-    let name = request.path.trim_start_matches("/table/").to_owned();
+    let name = decoded(request.path.trim_start_matches("/table/"))?;
     if registry.table(&name).is_none() {
         registry = proxy.refreshed(options.deadline).await?;
     }
@@ -194,6 +194,26 @@ pub async fn show(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, 
         })
         .collect();
     Ok(http::json(200, &shown))
+}
+
+/// A piece of a path with its `%XX` decoded.
+fn decoded(piece: &str) -> Result<String, Error> {
+    let mut bytes = Vec::with_capacity(piece.len());
+    let mut rest = piece.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.filter(|_| *first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| bad("the path is not UTF-8"))
 }
 
 fn columns_json(table: &Table) -> Json {

@@ -91,6 +91,14 @@ impl KeyBlocks {
         Ok(keys)
     }
 
+    /// Is it known from where on keys of this table are free?
+    pub async fn is_raised(&self, registry: &Registry, table: &str) -> bool {
+        let block = self.block(table);
+        let mut block = block.lock().await;
+        block.forget_if_dropped(registry, table);
+        block.at_least > 0
+    }
+
     /// Makes sure that no key below `at_least` is taken any more.
     pub async fn raise(&self, table: &str, at_least: i64) {
         let block = self.block(table);

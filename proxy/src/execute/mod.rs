@@ -299,6 +299,11 @@ impl Proxy {
             })
             .collect();
         let name = table.name.to_ascii_lowercase();
+        // Where the key does not decide the shard, no shard would notice a key that another one has
+        // from the time before the table was sharded.
+        if !in_key(table) && !self.keys.is_raised(&ready.registry, &name).await {
+            self.raise_keys(ready, options).await?;
+        }
         let keys = self.keys.take(&self.cluster, &ready.registry, &name, &fits, options.deadline).await?;
         drop(fits);
         Ok(rows.into_iter().zip(keys).collect())
@@ -334,14 +339,20 @@ impl Proxy {
         };
         let owners: Vec<GroupId> =
             ready.registry.placements.get(&target.placement).map_or(vec![HOME_SHARD], |p| p.owners().collect());
+        let within = Options { deadline: options.deadline.min(Instant::now() + REFRESH_LIMIT), ..options.clone() };
         let mut largest = 0;
         for shard in owners {
             let statement = Statement::bare(format!("SELECT max({column}) FROM {table}"));
             let read = Read { route: None, statement, level: Level::Linearizable, freshness_ms: None };
-            if let Some(Value::Integer(max)) =
-                self.send_read(shard, read, options).await?.values.first().and_then(|row| row.first())
-            {
-                largest = largest.max(*max);
+            match self.send_read(shard, read, &within).await {
+                Ok(rows) => {
+                    if let Some(Value::Integer(max)) = rows.values.first().and_then(|row| row.first()) {
+                        largest = largest.max(*max);
+                    }
+                }
+                // A shard that is down refuses a collision itself once it is up.
+                Err(_) if in_key(target) => (),
+                Err(error) => return Err(error),
             }
         }
         self.keys.raise(&target.name.to_ascii_lowercase(), largest.saturating_add(1)).await;
@@ -363,6 +374,11 @@ pub(crate) fn input<'a>(
     options: &Options,
 ) -> Input<'a> {
     Input { prepared, params, allow_partial: options.allow_partial, keys }
+}
+
+/// Is the generated column part of the shard key?
+fn in_key(table: &flotilla_shared::registry::Table) -> bool {
+    table.rowid_alias.is_some_and(|alias| table.key.contains(&alias))
 }
 
 fn no_schema_on_shard() -> Error {

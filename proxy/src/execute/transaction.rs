@@ -105,8 +105,14 @@ impl Proxy {
         };
         let mut schema = SchemaVersion(0);
         for (n, (statement, one)) in statements.iter().zip(ready).enumerate() {
-            let keys = self.assign_keys(&one, &statement.params, id, shard, options).await?;
-            let plan = plan::plan(input(&one.prepared, &statement.params, &keys, options), &one.registry);
+            let keys = match options.shard {
+                Some(_) => BTreeMap::new(),
+                None => self.assign_keys(&one, &statement.params, id, shard, options).await?,
+            };
+            let plan = match options.shard {
+                Some(shard) => Plan::One(as_written(shard)),
+                None => plan::plan(input(&one.prepared, &statement.params, &keys, options), &one.registry),
+            };
             self.check_rewritten(&one, &plan)?;
             let part = match plan {
                 Plan::One(part) => part,
@@ -168,6 +174,10 @@ fn outputs(results: Vec<StatementResult>, planned: &Planned) -> Result<Vec<Outpu
         });
     }
     Ok(outputs)
+}
+
+fn as_written(shard: GroupId) -> Part {
+    Part { shard, claims: vec![], statement: None, guard: None, last_row: true }
 }
 
 /// One claim per placement: all that any of them needs.

@@ -1,7 +1,7 @@
 //! A bounded map from SQL text to what is known about it.
 //!
-//! Eviction is a sweep in the manner of the clock algorithm: over the bound, entries that were not
-//! used since the last sweep go. Readers only set a mark, so a hit costs one lookup.
+//! Eviction is a sweep in the manner of the clock algorithm: over the bound, some of the entries
+//! that were not used since the last sweep go. Readers only set a mark, so a hit costs one lookup.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -47,7 +47,7 @@ impl<T> Cache<T> {
         if sql.len() > MAX_CACHED_STATEMENT_BYTES {
             return;
         }
-        let entry = Entry { value, used: AtomicBool::new(true) };
+        let entry = Entry { value, used: AtomicBool::new(false) };
         if self.entries.insert(sql.into(), entry).is_none() {
             self.bytes.fetch_add(sql.len(), Ordering::Relaxed);
         }
@@ -56,20 +56,22 @@ impl<T> Cache<T> {
         }
     }
 
-    /// Drops what was not used since the last sweep. Two sweeps in a row empty a cache that nobody
-    /// reads, so the loop of [`put`](Self::put) ends.
+    /// Drops up to a quarter of the entries, of those that were not used since the last sweep. A
+    /// second sweep finds none used, so the loop of [`put`](Self::put) ends.
     fn sweep(&self) {
+        let mut to_drop = MAX_CACHED_STATEMENTS / 4;
         self.entries.retain(|sql, entry| {
-            let keep = entry.used.swap(false, Ordering::Relaxed);
-            if !keep {
-                self.bytes.fetch_sub(sql.len(), Ordering::Relaxed);
+            if entry.used.swap(false, Ordering::Relaxed) || to_drop == 0 {
+                return true;
             }
-            keep
+            to_drop -= 1;
+            self.bytes.fetch_sub(sql.len(), Ordering::Relaxed);
+            false
         });
     }
 
     /// How many statements are kept.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.entries.len()
     }
 }
@@ -84,7 +86,7 @@ mod tests {
         let cache = Cache::default();
         for n in 0..3 * MAX_CACHED_STATEMENTS {
             cache.put(&format!("SELECT {n}"), Arc::new(n));
-            assert!(cache.len() <= MAX_CACHED_STATEMENTS);
+            assert!(cache.count() <= MAX_CACHED_STATEMENTS);
             assert!(cache.get("SELECT 0").is_some(), "hot entry lost at {n}");
         }
         cache.put(&"x".repeat(MAX_CACHED_STATEMENT_BYTES + 1), Arc::new(0));

@@ -52,6 +52,12 @@ const STEPS_PER_CHECK: i32 = 1000;
 /// Rows of an answer about the schema.
 const MAX_LOCAL_ROWS: usize = 100_000;
 
+/// Bytes of an answer about the schema.
+const MAX_LOCAL_BYTES: usize = 64 << 20;
+
+/// Largest value, in bytes: what the nodes accept as well.
+const MAX_VALUE_BYTES: i32 = 16 << 20;
+
 /// What is known about a statement.
 #[derive(Debug)]
 pub struct Prepared {
@@ -194,14 +200,18 @@ impl Mirror {
             let mut statement = session.db.prepare(&prepared.sql).map_err(sqlite)?;
             params.bind(&mut statement)?;
             let width = statement.column_count();
-            let mut values = Vec::new();
+            let mut values: Vec<Vec<Value>> = Vec::new();
+            let mut bytes = 0;
             let mut rows = statement.raw_query();
             while let Some(row) = rows.next().map_err(sqlite)? {
-                if values.len() == MAX_LOCAL_ROWS {
-                    return Err(Error::new(Code::TooLarge, format!("the answer has over {MAX_LOCAL_ROWS} rows")));
+                let cells = (0..width).map(|i| row.get_ref(i).map(Value::from)).collect::<Result<Vec<_>, _>>();
+                let cells = cells.map_err(sqlite)?;
+                bytes += cells.iter().map(Value::size_bytes).sum::<usize>();
+                values.push(cells);
+                if values.len() > MAX_LOCAL_ROWS || bytes > MAX_LOCAL_BYTES {
+                    let message = format!("the answer has over {MAX_LOCAL_ROWS} rows or {MAX_LOCAL_BYTES} bytes");
+                    return Err(Error::new(Code::TooLarge, message).hint("narrow the query"));
                 }
-                let cells = (0..width).map(|i| row.get_ref(i).map(Value::from)).collect::<Result<_, _>>();
-                values.push(cells.map_err(sqlite)?);
             }
             Ok(Rows { columns: prepared.columns.clone(), types: prepared.types.clone(), values })
         })?
@@ -245,7 +255,7 @@ impl Mirror {
 
     /// How many statements are kept.
     pub fn cached(&self) -> usize {
-        self.statements.len()
+        self.statements.count()
     }
 }
 
@@ -255,6 +265,7 @@ fn open(registry: &Registry) -> rusqlite::Result<Connection> {
     db.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
     db.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
     db.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, MAX_SQL_BYTES as i32)?;
+    db.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)?;
     for object in registry.objects.iter().filter(|object| !object.name.to_ascii_lowercase().starts_with("sqlite_")) {
         if let Err(error) = db.execute_batch(&object.sql) {
             tracing::error!(name = object.name, %error, "a schema object cannot be mirrored");

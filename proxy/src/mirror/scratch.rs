@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use flotilla_shared::error::{Code, Error};
-use flotilla_shared::registry::{HOME, Registry};
+use flotilla_shared::registry::{HOME, Registry, Table};
 use rusqlite::Connection;
 
 use super::record::{self, Recorder};
@@ -56,7 +56,42 @@ pub fn check_schema_statement(mirror: &Mirror, prepared: &Prepared) -> Result<Sc
         "ANALYZE" | "REINDEX" => named_table(mirror, registry, &tokens, at + 1)?,
         _ => changed_table(mirror, registry, &before, &after)?,
     };
+    if let Some(table) = table.as_deref().and_then(|name| registry.table(name)) {
+        keeps_key(table, &db)?;
+    }
     Ok(SchemaChange::Change { table })
+}
+
+/// A sharded table keeps its key, and every constraint on it can be checked by one shard.
+fn keeps_key(table: &Table, db: &Connection) -> Result<(), Error> {
+    // Dropped or renamed: there is nothing to check, or nothing changed but the name.
+    let Ok(after) = Table::read(db, &table.name) else { return Ok(()) };
+    if after.columns.len() < table.columns.len()
+        && let Some(lost) = table.key_names().find(|name| after.column(name).is_none())
+    {
+        return Err(Error::new(Code::Conflict, format!("column {lost} is the shard key of {}", table.name))
+            .hint("a shard key stays as long as its table"));
+    }
+    let alone = |set: &[String]| {
+        table.key_names().all(|name| set.iter().any(|column| column.eq_ignore_ascii_case(name)))
+            || table.unique.iter().any(|old| old == set)
+    };
+    match after.unique.iter().find(|set| !alone(set)) {
+        Some(set) if !table.key.is_empty() && after.columns.len() == table.columns.len() => {
+            let key: Vec<&str> = table.key_names().collect();
+            Err(Error::new(
+                Code::UnsafeRegistration,
+                format!(
+                    "no shard alone can keep ({}) unique in {}, which is sharded by {}",
+                    set.join(", "),
+                    table.name,
+                    key.join(", ")
+                ),
+            )
+            .hint("let the unique columns include the shard key"))
+        }
+        _ => Ok(()),
+    }
 }
 
 type Objects = BTreeSet<(String, String, String, String)>;

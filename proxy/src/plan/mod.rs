@@ -20,7 +20,7 @@ use std::fmt;
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, Slot};
-use flotilla_shared::registry::{HOME_SHARD, Placement, Registry, Table};
+use flotilla_shared::registry::{HOME, HOME_SHARD, Placement, Registry, Table};
 use flotilla_shared::slot::slot_of;
 use flotilla_shared::value::{Params, Value};
 use flotilla_shared::wire::{Claim, Statement};
@@ -139,7 +139,7 @@ fn try_plan(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
             .hint("ask for the schema in a statement of its own"));
     }
     if let Some(part) = one_owner(input, registry)? {
-        return Ok(Plan::One(part));
+        return Ok(Plan::One(if input.keys.is_empty() { part } else { with_keys(input, registry, part)? }));
     }
     match analysis.verb {
         Verb::Select => plan_select(input, registry),
@@ -171,6 +171,37 @@ fn one_owner(input: Input<'_>, registry: &Registry) -> Result<Option<Part>, Erro
     }
     let shard = shard.unwrap_or(HOME_SHARD);
     Ok(Some(Part { shard, claims, statement: None, guard: None, last_row: true }))
+}
+
+/// Puts generated keys into an INSERT that one shard takes as a whole.
+fn with_keys(input: Input<'_>, registry: &Registry, part: Part) -> Result<Part, Error> {
+    let analysis = &input.prepared.analysis;
+    let table = analysis.record.target.as_deref().and_then(|name| registry.table(name));
+    let (Some(table), Some(shape)) = (table, analysis.insert(&input.prepared.sql)) else { return Ok(part) };
+    let rows: Vec<usize> = (0..shape.rows.len()).collect();
+    let assigned = assigned(input, registry, table);
+    let statement = Some(rewrite(input.prepared, shape, input.params, &rows, Some(&assigned))?);
+    Ok(Part { statement, guard: guard(input, table, shape, &assigned, &rows), ..part })
+}
+
+fn assigned<'a>(input: Input<'_>, registry: &Registry, table: &'a Table) -> Assigned<'a> {
+    let places = missing_keys(input, registry);
+    let column = table.rowid_alias.map_or("", |alias| table.columns[alias].name.as_str());
+    let keys = places.iter().filter_map(|(row, place)| Some((*row, (*place, *input.keys.get(row)?)))).collect();
+    Assigned { column, keys }
+}
+
+/// What must go before an INSERT that resolves conflicts, when rows of it have generated keys.
+fn guard(
+    input: Input<'_>,
+    table: &Table,
+    shape: &InsertShape,
+    assigned: &Assigned<'_>,
+    rows: &[usize],
+) -> Option<Statement> {
+    let keys: Vec<i64> = rows.iter().filter_map(|row| assigned.keys.get(row)).map(|(_, key)| *key).collect();
+    let resolves = shape.resolves_conflicts || input.prepared.analysis.target_resolves_conflicts;
+    (resolves && !keys.is_empty()).then(|| key_guard(&table.name, assigned.column, &keys))
 }
 
 /// A part that runs the statement as written.
@@ -296,7 +327,7 @@ fn plan_change(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
 fn item_of(table: &Table, shape: &InsertShape, index: usize) -> Result<Option<usize>, Error> {
     match &shape.columns {
         None if shape.default_values => Ok(None),
-        None => Ok(table.columns.iter().take(index).filter(|column| !column.generated).count()).map(Some),
+        None => Ok(Some(table.columns.iter().take(index).filter(|column| !column.generated).count())),
         Some(names) => {
             let mut found = (0..names.len()).filter(|at| is_column(table, index, &names[*at]));
             match (found.next(), found.next()) {
@@ -313,10 +344,11 @@ fn item_of(table: &Table, shape: &InsertShape, index: usize) -> Result<Option<us
 pub fn missing_keys(input: Input<'_>, registry: &Registry) -> BTreeMap<usize, KeyPlace> {
     let mut missing = BTreeMap::new();
     let analysis = &input.prepared.analysis;
-    if analysis.verb != Verb::Insert || matches!(one_owner(input, registry), Ok(Some(_)) | Err(_)) {
+    if analysis.verb != Verb::Insert {
         return missing;
     }
     let table = analysis.record.target.as_deref().and_then(|name| registry.table(name));
+    let table = table.filter(|table| table.placement != HOME);
     let Some((table, alias)) = table.and_then(|table| Some((table, table.rowid_alias?))) else { return missing };
     let Some(shape) = analysis.insert(&input.prepared.sql) else { return missing };
     let Ok(item) = item_of(table, shape, alias) else { return missing };
@@ -349,9 +381,7 @@ fn plan_insert(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
     if let Some(row) = places.keys().find(|row| !input.keys.contains_key(row)) {
         return Err(no_key(table, *row, "has no key"));
     }
-    let column = table.rowid_alias.map_or("", |alias| table.columns[alias].name.as_str());
-    let keys = places.iter().map(|(row, place)| (*row, (*place, input.keys[row]))).collect();
-    let assigned = Assigned { column, keys };
+    let assigned = assigned(input, registry, table);
     let mut shards: BTreeMap<GroupId, (Vec<usize>, Vec<Slot>)> = BTreeMap::new();
     for row in 0..shape.rows.len() {
         let slot = row_slot(input, table, placement, shape, row)?;
@@ -367,17 +397,15 @@ fn plan_insert(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
     let single = shards.len() == 1;
     let mut parts = Vec::with_capacity(shards.len());
     for (shard, (rows, slots)) in shards {
-        let own: Vec<i64> = rows.iter().filter_map(|row| assigned.keys.get(row)).map(|(_, key)| *key).collect();
-        let resolves = shape.resolves_conflicts || input.prepared.analysis.target_resolves_conflicts;
-        let statement = match single && own.is_empty() {
+        let statement = match single && assigned.keys.is_empty() {
             true => None,
-            false => Some(rewrite(input.prepared, shape, input.params, &rows, (!own.is_empty()).then_some(&assigned))?),
+            false => Some(rewrite(input.prepared, shape, input.params, &rows, Some(&assigned))?),
         };
         parts.push(Part {
             shard,
             claims: vec![claim_slots(placement, shard, slots)],
             statement,
-            guard: (resolves && !own.is_empty()).then(|| key_guard(&table.name, column, &own)),
+            guard: guard(input, table, shape, &assigned, &rows),
             last_row: rows.last() == Some(&(shape.rows.len() - 1)),
         });
     }

@@ -1,4 +1,6 @@
-//! Registries made by hand, for tests.
+//! Registries made by hand, and a node made of in-memory databases ([`fake`]), for tests.
+
+pub mod fake;
 
 use std::sync::Arc;
 

@@ -1,0 +1,320 @@
+//! A node that leads every group alone: each shard is a SQLite database in memory, the registry is a
+//! value. It remembers request ids and checks claims as a real one does, carries out jobs at once,
+//! and can be told to lose answers or to hold the registry back.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use flotilla_shared::client::Cluster;
+use flotilla_shared::error::{Code, Error};
+use flotilla_shared::ids::{Epoch, GroupId, NodeId, PlacementId, RequestId};
+use flotilla_shared::registry::{
+    Effect, Function, HOME, JobKind, JobState, MetaCommand, MetaReply, NodeInfo, Placement, Registration, Registry,
+    ReplicaInfo, SchemaObject, SlotSet, Table,
+};
+use flotilla_shared::rpc::{self, Reply, Session};
+use flotilla_shared::slot::HASH_SLOTS;
+use flotilla_shared::wire::{
+    Envelope, Identity, NodeStatus, Request, Response, Route, Rows, Statement, StatementResult, Write, WriteResult,
+};
+use rusqlite::Connection;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+struct Shard {
+    db: Connection,
+    epochs: BTreeMap<PlacementId, (Epoch, SlotSet)>,
+    done: HashMap<RequestId, WriteResult>,
+}
+
+struct State {
+    registry: Registry,
+    /// What proxies get to see: the registry, or an older one while it is held back.
+    shown: Registry,
+    hold: bool,
+    shards: BTreeMap<GroupId, Shard>,
+    /// Answers of writes to lose.
+    lose: u32,
+    applied: u64,
+}
+
+/// The node.
+pub struct FakeNode {
+    state: Mutex<State>,
+    shown: watch::Sender<u64>,
+    _stop: watch::Sender<bool>,
+}
+
+impl FakeNode {
+    /// Starts a node with that many shards, and a client for it.
+    pub async fn start(shards: u32) -> (Arc<Self>, Arc<Cluster>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let mut registry = Registry::default();
+        let info = NodeInfo { instance: 1, raft_addr: addr.clone(), http_addr: "127.0.0.1:1".into(), removed: false };
+        let replica = |group| ReplicaInfo { node: NodeId(1), replica: flotilla_shared::ids::ReplicaId(group + 1) };
+        let groups = (0..=shards).map(|group| (GroupId(group), vec![replica(u64::from(group))])).collect();
+        registry.apply(0, MetaCommand::Bootstrap { cluster: 9, nodes: vec![(NodeId(1), info)], groups }).unwrap();
+        let shard =
+            |_| Shard { db: Connection::open_in_memory().unwrap(), epochs: BTreeMap::new(), done: HashMap::new() };
+        let mut shards: BTreeMap<GroupId, Shard> = (1..=shards).map(|n| (GroupId(n), shard(n))).collect();
+        shards.get_mut(&GroupId(1)).unwrap().epochs.insert(HOME, (Epoch(1), SlotSet::all(1)));
+        let (stop, stopped) = watch::channel(false);
+        let node = Arc::new(Self {
+            shown: watch::channel(registry.version).0,
+            state: Mutex::new(State { shown: registry.clone(), registry, hold: false, shards, lose: 0, applied: 0 }),
+            _stop: stop,
+        });
+        let serving = Arc::clone(&node);
+        tokio::spawn(rpc::serve(listener, move || Serving(Arc::clone(&serving)), stopped));
+        let cluster = Cluster::new(vec![addr]);
+        tokio::spawn(Arc::clone(&cluster).follow());
+        (node, cluster)
+    }
+
+    /// Loses the answers of the next `count` writes, after applying them.
+    pub fn lose_answers(&self, count: u32) {
+        self.state.lock().unwrap().lose = count;
+    }
+
+    /// Writes applied, not counting those that were remembered.
+    pub fn applied(&self) -> u64 {
+        self.state.lock().unwrap().applied
+    }
+
+    /// Shows proxies no newer registry until released.
+    pub fn hold_registry(&self, hold: bool) {
+        let mut state = self.state.lock().unwrap();
+        state.hold = hold;
+        self.show(&mut state);
+    }
+
+    /// Gives the slots of `from` to `to`, rows included, as a finished move would.
+    pub fn move_all(&self, table: &str, from: u32, to: u32) {
+        let mut state = self.state.lock().unwrap();
+        let (from, to) = (GroupId(from), GroupId(to));
+        let placement = state.registry.table(table).unwrap().placement;
+        let mut map = state.registry.placements[&placement].clone();
+        let slots: SlotSet = [from, to]
+            .iter()
+            .flat_map(|shard| map.owned[shard].ranges().to_vec())
+            .flat_map(|range| (range.first.0..=range.last.0).map(flotilla_shared::ids::Slot))
+            .collect();
+        let rows = rows(&state.shards[&from].db, &Statement::bare(format!("SELECT * FROM {table}"))).unwrap();
+        let marks = vec!["?"; rows.columns.len()].join(",");
+        for row in rows.values {
+            let sql = format!("INSERT INTO {table} VALUES ({marks})");
+            state.shards[&to].db.execute(&sql, rusqlite::params_from_iter(row)).unwrap();
+        }
+        state.shards[&from].db.execute(&format!("DELETE FROM {table}"), []).unwrap();
+        for (shard, owned) in [(from, SlotSet::default()), (to, slots)] {
+            let epoch = Epoch(map.epoch(shard).0 + 1);
+            map.owned.insert(shard, owned.clone());
+            map.epochs.insert(shard, epoch);
+            state.shards.get_mut(&shard).unwrap().epochs.insert(placement, (epoch, owned));
+        }
+        state.registry.placements.insert(placement, map);
+        state.registry.version += 1;
+        self.show(&mut state);
+    }
+
+    /// Rows of a query on one shard, as JSON text.
+    pub fn on_shard(&self, shard: u32, sql: &str) -> String {
+        let state = self.state.lock().unwrap();
+        let rows = rows(&state.shards[&GroupId(shard)].db, &Statement::bare(sql)).unwrap();
+        let json: Vec<Vec<_>> = rows.values.iter().map(|row| row.iter().map(|v| v.to_json()).collect()).collect();
+        serde_json::json!(json).to_string()
+    }
+
+    fn show(&self, state: &mut State) {
+        if !state.hold {
+            state.shown = state.registry.clone();
+            self.shown.send_replace(state.shown.version);
+        }
+    }
+
+    async fn answer(&self, request: Request) -> Option<Result<Response, Error>> {
+        if let Request::Watch { since, wait_ms, .. } = request {
+            let mut changes = self.shown.subscribe();
+            let newer = changes.wait_for(|version| *version > since);
+            tokio::time::timeout(std::time::Duration::from_millis(wait_ms), newer).await.ok();
+            let shown = self.state.lock().unwrap().shown.clone();
+            return Some(Ok(Response::Registry((shown.version > since).then(|| Box::new(shown)))));
+        }
+        let mut state = self.state.lock().unwrap();
+        let answer = match request {
+            Request::Write { group, writes } => {
+                let results = writes.into_iter().map(|write| state.write(group, write)).collect();
+                if state.lose > 0 {
+                    state.lose -= 1;
+                    return None;
+                }
+                Ok(Response::Writes(results))
+            }
+            Request::Read { group, read } => state
+                .check(group, read.route.as_ref())
+                .and_then(|()| rows(&state.shards[&group].db, &read.statement).map(Response::Rows)),
+            Request::Meta(command) => state.meta(command).map(Response::Meta),
+            Request::Status => Ok(Response::Status(NodeStatus {
+                identity: Identity {
+                    node: NodeId(1),
+                    instance: 1,
+                    cluster: 9,
+                    raft_addr: String::new(),
+                    http_addr: String::new(),
+                    groups: vec![],
+                },
+                replicas: vec![],
+            })),
+            other => Err(Error::new(Code::Internal, format!("not faked: {other:?}"))),
+        };
+        self.show(&mut state);
+        Some(answer)
+    }
+}
+
+struct Serving(Arc<FakeNode>);
+
+impl Session for Serving {
+    fn handle(&mut self, _: u8, payload: Bytes, reply: Reply) {
+        let node = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let envelope: Envelope = postcard::from_bytes(&payload).unwrap();
+            if let Some(answer) = node.answer(envelope.request).await {
+                reply.send(Bytes::from(postcard::to_stdvec(&answer).unwrap())).await;
+            }
+        });
+    }
+}
+
+impl State {
+    fn check(&self, group: GroupId, route: Option<&Route>) -> Result<(), Error> {
+        let Some(route) = route else { return Ok(()) };
+        let stale = || Err(Error::new(Code::StaleRoute, "stale"));
+        if route.schema < self.registry.schema_version {
+            return stale();
+        }
+        for claim in &route.claims {
+            let Some((epoch, owned)) = self.shards[&group].epochs.get(&claim.placement) else { return stale() };
+            let holds = match &claim.slots {
+                None => *epoch == claim.epoch,
+                Some(slots) => {
+                    slots.ranges().iter().all(|range| owned.contains(range.first) && owned.contains(range.last))
+                }
+            };
+            if !holds {
+                return stale();
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, group: GroupId, write: Write) -> WriteResult {
+        if let Some(done) = self.shards[&group].done.get(&write.id) {
+            return done.clone();
+        }
+        self.check(group, write.route.as_ref())?;
+        self.applied += 1;
+        let shard = self.shards.get_mut(&group).unwrap();
+        shard.db.execute_batch("SAVEPOINT one").unwrap();
+        let result: WriteResult = write.statements.iter().map(|statement| run(&shard.db, statement)).collect();
+        shard.db.execute_batch(if result.is_ok() { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" }).unwrap();
+        shard.done.insert(write.id, result.clone());
+        result
+    }
+
+    fn meta(&mut self, command: MetaCommand) -> Result<MetaReply, Error> {
+        let reply = self.registry.apply(0, command.clone())?;
+        let (MetaCommand::CreateJob(kind), MetaReply::Job(job)) = (command, &reply) else { return Ok(reply) };
+        let (state, error, effects) = match self.job(kind) {
+            Ok(effects) => (JobState::Done, None, effects),
+            Err(error) => (JobState::Failed, Some(error), vec![]),
+        };
+        self.registry.apply(0, MetaCommand::EndJob { job: *job, state, error, effects })?;
+        Ok(reply)
+    }
+
+    fn job(&mut self, kind: JobKind) -> Result<Vec<Effect>, Error> {
+        match kind {
+            JobKind::Schema { sql, table } => self.schema(&sql, table.as_deref()),
+            JobKind::Register(registration) => self.register(&registration),
+            _ => Ok(vec![]),
+        }
+    }
+
+    fn schema(&mut self, sql: &str, table: Option<&str>) -> Result<Vec<Effect>, Error> {
+        let placement = table.and_then(|name| self.registry.table(name)).map_or(HOME, |table| table.placement);
+        let map = self.registry.placements[&placement].clone();
+        for shard in &map.shards {
+            self.shards[shard].db.execute_batch(sql).map_err(|error| Error::from_sqlite(&error))?;
+        }
+        let db = &self.shards[&map.shards[0]].db;
+        let mut objects = Vec::new();
+        let mut tables = Vec::new();
+        let mut query = db
+            .prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
+            .unwrap();
+        let found = query.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?))).unwrap();
+        for row in found {
+            let (kind, name, of, sql): (String, String, String, String) = row.unwrap();
+            let known = self.registry.table(&of);
+            if known.is_some_and(|known| known.placement != placement) {
+                continue;
+            }
+            if kind == "table" {
+                let key = known.map_or(vec![], |known| known.key.clone());
+                tables.push(Table { placement, key, ..Table::read(db, &name)? });
+            }
+            objects.push(SchemaObject { kind, name, table: of, sql, placement });
+        }
+        Ok(vec![Effect::Schema { placements: vec![placement], objects, tables }])
+    }
+
+    fn register(&mut self, registration: &Registration) -> Result<Vec<Effect>, Error> {
+        let table = self.registry.table(&registration.table).unwrap().clone();
+        let key: Vec<usize> = registration.key.iter().filter_map(|name| table.column(name)).collect();
+        if key.len() != registration.key.len() {
+            return Err(Error::new(Code::UnsafeRegistration, "no such column"));
+        }
+        self.registry.counters.placement += 1;
+        let id = PlacementId(self.registry.counters.placement);
+        let all: Vec<GroupId> = self.shards.keys().copied().collect();
+        let owned = Placement::even_shares(HASH_SLOTS, &all);
+        let epochs: BTreeMap<GroupId, Epoch> = all.iter().map(|shard| (*shard, Epoch(1))).collect();
+        let sql: Vec<String> =
+            self.registry.objects.iter().filter(|o| o.table == table.name).map(|o| o.sql.clone()).collect();
+        for (shard, state) in &mut self.shards {
+            if *shard != GroupId(1) {
+                state.db.execute_batch(&sql.join(";")).map_err(|error| Error::from_sqlite(&error))?;
+            }
+            state.epochs.insert(id, (Epoch(1), owned[shard].clone()));
+        }
+        let compare = key.iter().map(|index| table.columns[*index].compare).collect();
+        let placement =
+            Placement { id, function: Function::Hash, key: compare, slots: HASH_SLOTS, shards: all, owned, epochs };
+        Ok(vec![Effect::Placement(placement), Effect::Register { table: table.name, placement: id, key }])
+    }
+}
+
+fn rows(db: &Connection, statement: &Statement) -> Result<Rows, Error> {
+    run(db, statement).map(|result| result.rows.unwrap_or_default())
+}
+
+fn run(db: &Connection, statement: &Statement) -> Result<StatementResult, Error> {
+    let sqlite = |error: rusqlite::Error| Error::from_sqlite(&error);
+    let mut prepared = db.prepare(&statement.sql).map_err(sqlite)?;
+    statement.params.bind(&mut prepared)?;
+    let columns: Vec<String> = prepared.column_names().map(str::to_owned).collect();
+    let mut values = Vec::new();
+    let mut found = prepared.raw_query();
+    while let Some(row) = found.next().map_err(sqlite)? {
+        values.push(
+            (0..columns.len()).map(|i| row.get_ref(i).map(Into::into)).collect::<Result<_, _>>().map_err(sqlite)?,
+        );
+    }
+    drop(found);
+    let rows = (!columns.is_empty()).then(|| Rows { types: vec![String::new(); columns.len()], columns, values });
+    let rows_affected = if prepared.readonly() { 0 } else { db.changes() };
+    Ok(StatementResult { last_insert_id: db.last_insert_rowid(), rows_affected, rows })
+}
