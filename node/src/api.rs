@@ -187,8 +187,8 @@ async fn remove(host: &Arc<Host>, request: &mut HttpRequest) -> Result<HttpRespo
         .as_u64()
         .map(NodeId)
         .ok_or_else(|| Error::new(Code::BadRequest, "`node` is the id of the node that leaves"))?;
-    let job = JobKind::Remove { node };
-    match host.cluster().meta(MetaCommand::CreateJob(job), Instant::now() + TIMEOUT).await? {
+    let create = MetaCommand::CreateJob { request: RequestId::random(), kind: JobKind::Remove { node } };
+    match host.cluster().meta(create, Instant::now() + TIMEOUT).await? {
         MetaReply::Job(job) => Ok(json(202, &object!({ "job": job.to_string() }))),
         other => Err(Error::new(Code::Internal, format!("no job was made: {other:?}"))),
     }

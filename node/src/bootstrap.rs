@@ -291,9 +291,10 @@ async fn join(host: &Arc<Host>) -> Result<(), Error> {
         .map(|(group, _)| *group)
         .chain(identity.groups.iter().copied().filter(|group| registry.groups.contains_key(group)))
         .collect();
-    let job = JobKind::Join { node, groups: groups.into_iter().collect() };
+    let kind = JobKind::Join { node, groups: groups.into_iter().collect() };
+    let create = MetaCommand::CreateJob { request: RequestId::random(), kind };
     loop {
-        match host.cluster().meta(MetaCommand::CreateJob(job.clone()), Instant::now() + CHANGE).await {
+        match host.cluster().meta(create.clone(), Instant::now() + CHANGE).await {
             Ok(_) => break,
             Err(error) => tracing::info!(%error, "cannot join yet"),
         }

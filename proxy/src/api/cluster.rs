@@ -1,6 +1,7 @@
-//! `GET /shard`, `/node`, `/job`, `/job/{id}` and `/status`; `POST /remove`.
+//! `GET /shard`, `/node`, `/job`, `/job/{id}` and `/status`; `POST /shard`, `/join` and `/remove`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_shared::error::{Code, Error};
@@ -10,10 +11,12 @@ use flotilla_shared::registry::{Job, JobKind, Registry};
 use flotilla_shared::wire::{NodeStatus, ReplicaStatus, Request, Response};
 use futures::StreamExt;
 use serde_json::{Value as Json, json};
+use tokio::time::Instant;
 
 use super::params::{Fields, bad};
 use super::tables::table_json;
 use crate::Proxy;
+use crate::execute::Options;
 use crate::execute::send::MAX_FAN_OUT;
 
 /// How long a node may take to tell its state: one that is down shall not hold up the answer.
@@ -73,7 +76,7 @@ pub async fn job(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, E
 /// Takes a node out of the cluster.
 pub async fn remove(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
     let body = request.json()?;
-    let deadline = Fields::new(&request, Some(&body)).deadline(proxy)?;
+    let Options { id, deadline, .. } = Fields::new(&request, Some(&body)).options(proxy, false)?;
     let node = match body.get("node") {
         Some(Json::Number(number)) => number.as_u64().map(NodeId),
         Some(Json::String(text)) => text.parse().ok(),
@@ -88,8 +91,59 @@ pub async fn remove(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpRespo
         }
         Some(info) if info.removed => Err(Error::new(Code::Conflict, format!("node {node} has left"))),
         Some(_) => {
-            let job = proxy.start(JobKind::Remove { node }, deadline).await?;
+            let job = proxy.start(id, JobKind::Remove { node }, deadline).await?;
             Ok(http::json(202, &json!({ "job": job.to_string() })))
+        }
+    }
+}
+
+/// Makes a new shard, on given nodes or on those that hold the fewest replicas.
+pub async fn create_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
+    let body = if request.body.is_empty() { json!({}) } else { request.json()? };
+    let Options { id, deadline, .. } = Fields::new(&request, Some(&body)).options(proxy, false)?;
+    let nodes = listed::<NodeId>(&body, "nodes", |json| json.as_u64().map(NodeId))?;
+    let registry = known_nodes(proxy, &nodes, deadline).await?;
+    let shard = GroupId(registry.groups.keys().map(|group| group.0).max().unwrap_or(0) + 1);
+    let job = proxy.start(id, JobKind::CreateShard { nodes }, deadline).await?;
+    proxy.finish(job, deadline).await?;
+    Ok(http::json(200, &json!({ "job": job.to_string(), "shard": shard.to_string() })))
+}
+
+/// Gives a node replicas of more groups.
+pub async fn join(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
+    let body = request.json()?;
+    let Options { id, deadline, .. } = Fields::new(&request, Some(&body)).options(proxy, false)?;
+    let node = body["node"].as_u64().map(NodeId).ok_or_else(|| {
+        bad("`node` is the id of a node that is up")
+            .hint("a new node joins by being started with --join <address of a node>")
+    })?;
+    let groups = listed::<GroupId>(&body, "groups", |json| json.as_str().and_then(|text| text.parse().ok()))?;
+    let registry = known_nodes(proxy, &[node], deadline).await?;
+    if let Some(unknown) = groups.iter().find(|group| !registry.groups.contains_key(group)) {
+        return Err(Error::new(Code::NoSuchObject, format!("there is no group {unknown}")).hint("see GET /shard"));
+    }
+    let job = proxy.start(id, JobKind::Join { node, groups }, deadline).await?;
+    Ok(http::json(202, &json!({ "job": job.to_string() })))
+}
+
+fn listed<T>(body: &Json, name: &str, read: impl Fn(&Json) -> Option<T>) -> Result<Vec<T>, Error> {
+    match body.get(name) {
+        None | Some(Json::Null) => Ok(vec![]),
+        Some(Json::Array(list)) => {
+            list.iter().map(|json| read(json).ok_or_else(|| bad(format!("`{name}` holds {json}")))).collect()
+        }
+        Some(_) => Err(bad(format!("`{name}` is a list"))),
+    }
+}
+
+/// The registry, if all these nodes are in it.
+async fn known_nodes(proxy: &Proxy, nodes: &[NodeId], deadline: Instant) -> Result<Arc<Registry>, Error> {
+    proxy.registry(deadline).await?;
+    let registry = proxy.refreshed(deadline).await?;
+    match nodes.iter().find(|node| registry.nodes.get(node).is_none_or(|info| info.removed)) {
+        None => Ok(registry),
+        Some(node) => {
+            Err(Error::new(Code::NoSuchObject, format!("there is no node {node}")).hint("GET /node lists the nodes"))
         }
     }
 }

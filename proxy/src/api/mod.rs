@@ -124,6 +124,8 @@ async fn dispatch(proxy: &Proxy, call: Call, methods: &'static str, request: Htt
         Call::Tables => tables::list(proxy, &request).await,
         Call::Table => tables::show(proxy, &request).await,
         Call::Shards if method == "GET" => cluster::shards(proxy, &request).await,
+        Call::Shards => cluster::create_shard(proxy, request).await,
+        Call::Join => cluster::join(proxy, request).await,
         Call::Nodes => cluster::nodes(proxy, &request).await,
         Call::Jobs => cluster::jobs(proxy, &request).await,
         Call::Job => cluster::job(proxy, &request).await,
@@ -137,11 +139,9 @@ async fn dispatch(proxy: &Proxy, call: Call, methods: &'static str, request: Htt
 /// Calls of the API that this version does not have.
 fn not_implemented(call: Call) -> Error {
     let (what, hint) = match call {
-        Call::Join => ("joining over HTTP", "a node joins by being started with --join <address of a node>"),
         Call::Rebalance => {
             ("rebalancing a table", "rows stay where they are; register the table while it is empty to spread it")
         }
-        Call::Shards => ("adding a shard", "the number of shards is set when the cluster is made"),
         Call::Explain => ("explaining a plan", "EXPLAIN QUERY PLAN shows SQLite's part of it"),
         Call::KeyValue => ("the key-value calls", "use a table and /execute"),
         _ => ("this call", ""),

@@ -27,7 +27,7 @@ pub async fn register(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpRes
     if !table.key.is_empty() {
         return registered_already(&registry, table, &wanted);
     }
-    let job = proxy.start(JobKind::Register(wanted.clone()), options.deadline).await?;
+    let job = proxy.start(options.id, JobKind::Register(wanted.clone()), options.deadline).await?;
     if !wait {
         return Ok(http::json(202, &json!({ "job": job.to_string() })));
     }
@@ -125,7 +125,7 @@ pub async fn add_to_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<Htt
             &json!({ "state": "done", "already_there": true, "table": table_json(&registry, table) }),
         ));
     }
-    let job = proxy.start(JobKind::AddToShard { table: name.to_owned(), shard }, options.deadline).await?;
+    let job = proxy.start(options.id, JobKind::AddToShard { table: name.to_owned(), shard }, options.deadline).await?;
     if !wait {
         return Ok(http::json(202, &json!({ "job": job.to_string() })));
     }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use flotilla_shared::error::{Code, Error};
-use flotilla_shared::ids::JobId;
+use flotilla_shared::ids::{JobId, RequestId};
 use flotilla_shared::registry::{Job, JobKind, JobState, MetaCommand, MetaReply, Registry};
 use flotilla_shared::wire::Statement;
 use tokio::time::Instant;
@@ -21,7 +21,12 @@ impl Proxy {
     /// Runs a schema statement as a job and waits for its end.
     pub(crate) async fn run_schema(&self, statement: &Statement, options: &Options) -> Result<Output, Error> {
         // Schema statements are rare and depend on each other; each is judged by the newest schema.
-        self.refreshed(options.deadline).await?;
+        let registry = self.refreshed(options.deadline).await?;
+        let request = RequestId::from_key(&format!("{} {}", options.id, statement.sql));
+        if let Some(known) = registry.jobs.values().find(|job| job.request == request) {
+            self.finish(known.id, options.deadline).await?;
+            return Ok(Output::Schema(Some(known.id)));
+        }
         let ready = self.ready(&statement.sql, options).await?;
         ready.prepared.check_args(&statement.params)?;
         let (mirror, prepared) = (Arc::clone(&ready.mirror), Arc::clone(&ready.prepared));
@@ -30,14 +35,15 @@ impl Proxy {
             SchemaChange::Nothing => return Ok(Output::Schema(None)),
             SchemaChange::Change { table } => table,
         };
-        let job = self.start(JobKind::Schema { sql: statement.sql.trim().to_owned(), table }, options.deadline).await?;
+        let kind = JobKind::Schema { sql: statement.sql.trim().to_owned(), table };
+        let job = self.start(request, kind, options.deadline).await?;
         self.finish(job, options.deadline).await?;
         Ok(Output::Schema(Some(job)))
     }
 
-    /// Records a job.
-    pub(crate) async fn start(&self, kind: JobKind, deadline: Instant) -> Result<JobId, Error> {
-        match self.cluster.meta(MetaCommand::CreateJob(kind), deadline).await? {
+    /// Records a job; the same request gets the same job.
+    pub(crate) async fn start(&self, request: RequestId, kind: JobKind, deadline: Instant) -> Result<JobId, Error> {
+        match self.cluster.meta(MetaCommand::CreateJob { request, kind }, deadline).await? {
             MetaReply::Job(job) => Ok(job),
             other => Err(Error::new(Code::WrongPeer, format!("the registry answered {other:?} to a new job"))),
         }

@@ -7,7 +7,7 @@ use super::{
     ReplicaInfo, SchemaObject, SlotSet, Table,
 };
 use crate::error::{Code, Error};
-use crate::ids::{Epoch, GroupId, JobId, NodeId, PlacementId, ReplicaId, SchemaVersion};
+use crate::ids::{Epoch, GroupId, JobId, NodeId, PlacementId, ReplicaId, RequestId, SchemaVersion};
 
 /// A change of the registry. Each is idempotent or refuses to be applied twice.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,8 +28,13 @@ pub enum MetaCommand {
         /// Who it is.
         info: NodeInfo,
     },
-    /// Records a job.
-    CreateJob(JobKind),
+    /// Records a job. The same request gets the same job, as long as the registry lists it.
+    CreateJob {
+        /// Names the request for ever.
+        request: RequestId,
+        /// What to do.
+        kind: JobKind,
+    },
     /// Notes what a job is at.
     StepJob {
         /// The job.
@@ -150,7 +155,7 @@ impl Registry {
         match command {
             MetaCommand::Bootstrap { cluster, nodes, groups } => self.bootstrap(cluster, nodes, groups),
             MetaCommand::Announce { node, info } => self.announce(node, info),
-            MetaCommand::CreateJob(kind) => Ok(self.create_job(at_us, kind)),
+            MetaCommand::CreateJob { request, kind } => Ok(self.create_job(at_us, request, kind)),
             MetaCommand::StepJob { job, step, percent, error } => {
                 let job = self.running_job(job)?;
                 (job.step, job.percent, job.error) = (step, percent, error);
@@ -235,11 +240,15 @@ impl Registry {
         Ok(MetaReply::Node { node, fresh: true })
     }
 
-    fn create_job(&mut self, at_us: i64, kind: JobKind) -> MetaReply {
+    fn create_job(&mut self, at_us: i64, request: RequestId, kind: JobKind) -> MetaReply {
+        if let Some(known) = self.jobs.values().find(|job| job.request == request) {
+            return MetaReply::Job(known.id);
+        }
         self.counters.job += 1;
         let id = JobId(self.counters.job);
         let job = Job {
             id,
+            request,
             kind,
             state: JobState::Running,
             step: "waiting".to_owned(),

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::ids::{GroupId, JobId, NodeId};
+use crate::ids::{GroupId, JobId, NodeId, RequestId};
 
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +95,8 @@ impl JobKind {
 pub struct Job {
     /// Its id.
     pub id: JobId,
+    /// The request that asked for it.
+    pub request: RequestId,
     /// What it does.
     pub kind: JobKind,
     /// Where it stands.
