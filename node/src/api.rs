@@ -55,10 +55,15 @@ async fn route(host: &Arc<Host>, mut request: HttpRequest) -> Result<HttpRespons
     }
 }
 
+/// Healthy: the log takes writes and no replica has stopped. What is not healthy wants a restart.
 fn healthz(host: &Host) -> Result<HttpResponse, Error> {
-    match host.wal().failed() {
+    if let Some(failure) = host.wal().failed() {
+        return Err(Error::new(Code::Storage, failure.to_string()));
+    }
+    match host.status().replicas.iter().find(|replica| replica.role == "stopped") {
         None => Ok(json(200, &object!({ "status": "ok" }))),
-        Some(failure) => Err(Error::new(Code::Storage, failure.to_string())),
+        Some(replica) => Err(Error::new(Code::Storage, format!("the replica of {} has stopped", replica.group))
+            .hint("the log of this process says why; restart the node")),
     }
 }
 

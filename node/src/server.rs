@@ -183,7 +183,7 @@ fn check_freshness(replica: &Replica, freshness_ms: Option<u64>) -> Result<(), E
     // A replica that has applied what its leader had committed at the last heartbeat is as fresh as
     // that heartbeat; followers are not told its time, so only leaders can promise one.
     let metrics = replica.raft().metrics();
-    let acked = metrics.borrow_watched().last_quorum_acked.clone();
+    let acked = metrics.borrow_watched().last_quorum_acked;
     match acked {
         Some(at) if at.elapsed() <= Duration::from_millis(freshness_ms) => Ok(()),
         _ => Err(Error::not_leader(leader_of(replica))),

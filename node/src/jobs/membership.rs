@@ -85,7 +85,8 @@ pub(super) async fn create_shard(
 
 /// Nodes with the fewest replicas, lowest id first.
 fn least_loaded(registry: &Registry) -> Vec<NodeId> {
-    let load = |node: NodeId| registry.groups.keys().filter(|group| registry.replica_on(**group, node).is_some()).count();
+    let load =
+        |node: NodeId| registry.groups.keys().filter(|group| registry.replica_on(**group, node).is_some()).count();
     let mut nodes: Vec<NodeId> = registry.nodes.iter().filter(|(_, info)| !info.removed).map(|(id, _)| *id).collect();
     nodes.sort_by_key(|node| (load(*node), *node));
     nodes.truncate(REPLICAS);

@@ -15,6 +15,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use flotilla_shared::ids::SchemaVersion;
 use rusqlite::{Connection, OpenFlags};
@@ -32,6 +33,9 @@ const CHECKPOINT_BYTES: u64 = 32 << 20;
 
 /// Page cache of the connection on which entries are applied, in KiB.
 const CACHE_KIB: i64 = 8 << 10;
+
+/// How long the writer waits for a lock that only a short checkpoint can hold.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where blocking work runs. A node has threads for it; a simulation runs everything in one.
 pub trait Executor: Send + Sync + 'static {
@@ -120,6 +124,12 @@ pub struct Store {
     pool: RwLock<Arc<ReadPool>>,
     durable: Mutex<Applied>,
     checkpointing: AtomicBool,
+    /// The WAL has been moved into the database but for its latest frames.
+    truncate_due: AtomicBool,
+    /// Size of the WAL at which the next checkpoint starts.
+    next_checkpoint_bytes: AtomicU64,
+    /// A file that is being made durable is not replaced meanwhile.
+    files: Mutex<()>,
 }
 
 impl Store {
@@ -150,6 +160,9 @@ impl Store {
             pool: RwLock::new(Arc::new(ReadPool::new(path, readers))),
             durable: Mutex::default(),
             checkpointing: AtomicBool::new(false),
+            truncate_due: AtomicBool::new(false),
+            next_checkpoint_bytes: AtomicU64::new(CHECKPOINT_BYTES),
+            files: Mutex::default(),
         });
         let db = store.connect()?;
         store.make_durable()?;
@@ -184,7 +197,7 @@ impl Store {
             db.pragma_update(None, "temp_store", "memory")?;
             db.pragma_update(None, "trusted_schema", false)?;
             db.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
-            db.busy_timeout(std::time::Duration::from_secs(60))?;
+            db.busy_timeout(BUSY_TIMEOUT)?;
             db.execute_batch(SCHEMA)?;
             world::install(&mut db)?;
             Ok(db)
@@ -209,6 +222,7 @@ impl Store {
     /// # Errors
     /// What the disk or SQLite says.
     pub fn make_durable(&self) -> io::Result<Applied> {
+        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.path();
         let noted = || -> rusqlite::Result<Applied> {
             let db = Connection::open_with_flags_and_vfs(
@@ -237,23 +251,46 @@ impl Store {
         Ok(noted)
     }
 
-    /// Keeps the WAL from growing: past [`CHECKPOINT_BYTES`] a checkpoint runs in the background.
+    /// Keeps the WAL from growing. Moving it into the database runs in the background and holds up
+    /// nobody; but under steady writes that never catches up with the last frames, without which
+    /// SQLite cannot start the WAL over. The few that are left are moved by [`Self::truncate_wal`].
     pub fn check_wal(self: &Arc<Self>) {
         let Ok(wal) = fs::metadata(wal_path(&self.path())) else { return };
-        if wal.len() < CHECKPOINT_BYTES || self.checkpointing.swap(true, Ordering::AcqRel) {
+        let due = self.next_checkpoint_bytes.load(Ordering::Acquire);
+        if wal.len() < due || self.checkpointing.swap(true, Ordering::AcqRel) {
             return;
         }
         let store = Arc::clone(self);
         self.executor.spawn(Box::new(move || {
-            let truncate = || -> rusqlite::Result<()> {
-                store.make_durable().map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-                Ok(())
-            };
-            if let Err(error) = truncate() {
-                tracing::warn!(%error, "a checkpoint failed; the WAL grows until the next one");
+            match store.make_durable() {
+                Ok(_) => store.truncate_due.store(true, Ordering::Release),
+                Err(error) => tracing::warn!(%error, "a checkpoint failed; the WAL grows until the next one"),
             }
+            // Should readers keep the WAL in use, there is another try after as much again.
+            store.next_checkpoint_bytes.store(wal.len() + CHECKPOINT_BYTES, Ordering::Release);
             store.checkpointing.store(false, Ordering::Release);
         }));
+    }
+
+    /// Between two batches, on the connection that writes: moves what is left of the WAL and empties
+    /// it, unless a reader still uses it.
+    ///
+    /// # Errors
+    /// What the disk or SQLite says.
+    pub fn truncate_wal(&self, db: &Connection) -> io::Result<()> {
+        if !self.truncate_due.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let truncate = || -> rusqlite::Result<bool> {
+            db.busy_timeout(Duration::ZERO)?;
+            let busy = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+            db.busy_timeout(BUSY_TIMEOUT)?;
+            busy
+        };
+        if !truncate().map_err(storage)? {
+            self.next_checkpoint_bytes.store(CHECKPOINT_BYTES, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Puts a complete, synced database file in the place of the one in use.
@@ -261,6 +298,7 @@ impl Store {
     /// # Errors
     /// What the disk or SQLite says.
     pub fn replace(&self, file: &Path) -> io::Result<Connection> {
+        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let next = self.generation.load(Ordering::Acquire) + 1;
         let path = generation_path(&self.folder, next);
         fs::rename(file, &path)?;
