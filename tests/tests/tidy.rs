@@ -51,7 +51,8 @@ fn files_have_pages_and_bounds() {
 /// Nothing is left unfinished.
 #[test]
 fn nothing_is_unfinished() {
-    let marks = [["to", "do!("].concat(), ["unimpl", "emented!("].concat(), ["FIX", "ME"].concat(), ["#[ig", "nore"].concat()];
+    let marks =
+        [["to", "do!("].concat(), ["unimpl", "emented!("].concat(), ["FIX", "ME"].concat(), ["#[ig", "nore"].concat()];
     let mut bad = vec![];
     for path in all_sources() {
         let text = std::fs::read_to_string(&path).unwrap();

@@ -25,7 +25,7 @@ pub struct NodeArgs {
     /// Settings file; flags win over it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Which [[nodes]] table of the file is this node, from 1
+    /// Which of the nodes listed in the file this one is, from 1
     #[arg(long, value_name = "N")]
     pub index: Option<usize>,
     /// Settings.
