@@ -1,0 +1,30 @@
+//! A cluster of real processes on this machine, to be used and abused by tests.
+//!
+//! The life of a test: [`Cluster::start`] builds the `flotilla` program once ([`binary`]), chooses
+//! free ports ([`ports`]), starts `flotilla node` and `flotilla proxy` processes ([`process`]) with
+//! their logs in files, and waits until all are ready. The test talks to proxies through [`Session`]s
+//! ([`http`], [`session`]), kills, stops and restarts what it likes, and looks at what is left
+//! ([`cluster`], [`content`]). [`relay`] delays and cuts what nodes send to each other, [`writers`]
+//! remember what was acknowledged, [`tpch`] makes rows.
+//!
+//! A cluster has the machine for itself: those of one test program run one after the other, because
+//! tests measure and time out. When a test fails the ends of all logs are printed. Processes end with
+//! their [`Cluster`]; only those that it started are signalled.
+
+pub mod binary;
+pub mod cluster;
+pub mod content;
+pub mod http;
+pub mod ports;
+pub mod process;
+pub mod relay;
+pub mod session;
+pub mod tpch;
+pub mod wait;
+pub mod writers;
+
+pub use cluster::{Cluster, Layout};
+pub use http::{Client, Reply};
+pub use process::Process;
+pub use session::{Session, Trouble};
+pub use wait::eventually;
