@@ -1,5 +1,7 @@
 //! The log: on stderr, as text for people or JSON for collectors.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 
 /// Starts it. Without a level, `RUST_LOG` counts, then `default`.
@@ -20,6 +22,7 @@ pub fn start(level: Option<&str>, format: Option<&str>, default: &str) -> Result
             .add_directive("openraft::raft::raft_inner=off".parse().expect("a directive")),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(quieted).with_writer(std::io::stderr);
+    let builder = builder.with_ansi(std::io::stderr().is_terminal());
     match format.unwrap_or("text") {
         "text" => builder.init(),
         "json" => builder.json().init(),

@@ -192,6 +192,12 @@ async fn remove(host: &Arc<Host>, request: &mut HttpRequest) -> Result<HttpRespo
         .as_u64()
         .map(NodeId)
         .ok_or_else(|| Error::new(Code::BadRequest, "`node` is the id of the node that leaves"))?;
+    let registry = host.cluster().refresh(Instant::now() + TIMEOUT).await?;
+    match registry.nodes.get(&node) {
+        None => return Err(Error::new(Code::NoSuchObject, format!("there is no node {node}"))),
+        Some(info) if info.removed => return Err(Error::new(Code::Conflict, format!("node {node} has left"))),
+        Some(_) => (),
+    }
     let create = MetaCommand::CreateJob { request: RequestId::random(), kind: JobKind::Remove { node } };
     match host.cluster().meta(create, Instant::now() + TIMEOUT).await? {
         MetaReply::Job(job) => Ok(json(202, &object!({ "job": job.to_string() }))),

@@ -308,7 +308,7 @@ impl Host {
         let folder = self.group_folder(group, id);
         let (store, db) = Store::open(&folder, Arc::new(Threads), self.options.readers)?;
         let state = StateHandle::open(store, db, group)?;
-        let config = self.raft_config(group).validate().map_err(io::Error::other)?;
+        let config = raft_config(&self.options, group).validate().map_err(io::Error::other)?;
         let network = Network::new(Arc::clone(&self.cluster), group);
         let log: GroupLog<Types> = GroupLog::new(self.wal.clone(), group);
         let raft = Raft::new(id.0, Arc::new(config), network, log, state.machine()).await.map_err(io::Error::other)?;
@@ -322,23 +322,6 @@ impl Host {
         tracing::info!(%group, replica = %id, "replica started");
         self.replicas.write().unwrap_or_else(PoisonError::into_inner).insert(group, replica);
         Ok(())
-    }
-
-    fn raft_config(&self, group: GroupId) -> Config {
-        let options = &self.options;
-        Config {
-            cluster_name: group.to_string(),
-            heartbeat_interval: options.heartbeat_interval.as_millis() as u64,
-            election_timeout_min: options.election_timeout_min.as_millis() as u64,
-            election_timeout_max: options.election_timeout_max.as_millis() as u64,
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_threshold),
-            max_in_snapshot_log_to_keep: KEPT_ENTRIES.min(options.snapshot_threshold),
-            replication_lag_threshold: options.snapshot_threshold * 2 + KEPT_ENTRIES,
-            purge_batch_size: 256,
-            max_payload_entries: MAX_ENTRIES_PER_APPEND,
-            enable_pre_vote: Some(true),
-            ..Config::default()
-        }
     }
 
     fn change_manifest(&self, change: impl FnOnce(&mut Manifest) -> Result<(), Error>) -> Result<(), Error> {
@@ -363,6 +346,27 @@ impl Host {
     pub async fn stopped(&self) {
         // The sender lives as long as the host.
         self.stopped.subscribe().wait_for(|stopped| *stopped).await.ok();
+    }
+}
+
+/// What openraft is told about a group. A simulation runs with the same, but for times and bounds.
+pub fn raft_config(options: &NodeOptions, group: GroupId) -> Config {
+    Config {
+        cluster_name: group.to_string(),
+        heartbeat_interval: options.heartbeat_interval.as_millis() as u64,
+        election_timeout_min: options.election_timeout_min.as_millis() as u64,
+        election_timeout_max: options.election_timeout_max.as_millis() as u64,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_threshold),
+        max_in_snapshot_log_to_keep: KEPT_ENTRIES.min(options.snapshot_threshold),
+        replication_lag_threshold: options.snapshot_threshold * 2 + KEPT_ENTRIES,
+        purge_batch_size: 256,
+        max_payload_entries: MAX_ENTRIES_PER_APPEND,
+        enable_pre_vote: Some(true),
+        // A leader's own disk is not waited for, so the followers may hold, and have committed, entries
+        // that a restarted leader has lost. If it went on leading in its old term, it would give their
+        // indexes to other entries, and nobody could tell the two apart.
+        enable_leader_restore: Some(false),
+        ..Config::default()
     }
 }
 

@@ -113,6 +113,42 @@ codes! {
     Internal = "internal", Unknown, 500;
 }
 
+impl Code {
+    /// What to do next, for errors that do not say it themselves.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::BadRequest => "correct the request; nothing was changed",
+            Self::NotFound => "see /execute, /query, /sql, /table, /shard, /node, /job, /status",
+            Self::MethodNotAllowed => "use the method that the `Allow` header names",
+            Self::SqlError => "correct the statement; the message is SQLite's own",
+            Self::Constraint => "nothing was changed; correct the values, or use ON CONFLICT",
+            Self::NoSuchTable => "GET /table lists the tables; create it first",
+            Self::Forbidden => "ATTACH, transactions, most PRAGMAs and internal tables are not open to clients",
+            Self::WrongArgCount => "give one argument for each parameter",
+            Self::NotARead => "send writes to POST /execute",
+            Self::TooLarge => "split it, or store large values in pieces",
+            Self::CrossShardWrite => "fix the shard key in the statement, or send one statement per shard",
+            Self::CrossShardRead => "fix the shard key in the statement, or read plain rows and merge them",
+            Self::NoShardKey => "give the shard key a value",
+            Self::ShardKeyUpdate => "delete the row and insert it with the new key",
+            Self::Unroutable => "name the shard key with = or IN, and values or parameters",
+            Self::UnsafeRegistration => "change the table as the message says, then register it again",
+            Self::AlreadyRegistered => "a table's shard key stays; make a new table to shard it otherwise",
+            Self::NotImplemented => "the README says what this version has",
+            Self::NoSuchObject => "GET /shard, /node and /job list what is there",
+            Self::Conflict => "look at GET /status, then decide anew",
+            Self::WrongPeer => "check addresses and versions of the nodes",
+            Self::StaleRoute | Self::NotLeader | Self::Overloaded | Self::ShuttingDown => "retry after a moment",
+            Self::Unavailable => "retry; a majority of the group's nodes must be up",
+            Self::Timeout => "retry, raise `timeout`, or narrow the statement",
+            Self::OutcomeUnknown => "repeat the request with the same Idempotency-Key: it is applied once at most",
+            Self::ResultForgotten => "it was applied; read the rows to see what it did",
+            Self::Storage => "look at the node's log; it may need a new disk",
+            Self::Internal => "this is a fault of the program; its log says more",
+        }
+    }
+}
+
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -127,7 +163,7 @@ pub struct Error {
     pub code: Code,
     /// Why, for people.
     pub message: String,
-    /// What to do next; empty when the message says it.
+    /// What to do next; empty for what [`Code::hint`] says.
     pub hint: String,
     /// With [`Code::NotLeader`]: who leads, as far as this replica knows.
     pub leader: Option<NodeId>,
@@ -191,11 +227,8 @@ impl Error {
 
     /// The JSON body of an HTTP error.
     pub fn to_json(&self) -> serde_json::Value {
-        let mut body = serde_json::json!({ "code": self.code.as_str(), "message": self.message });
-        if !self.hint.is_empty() {
-            body["hint"] = self.hint.as_str().into();
-        }
-        serde_json::json!({ "error": body })
+        let hint = if self.hint.is_empty() { self.code.hint() } else { &self.hint };
+        serde_json::json!({ "error": { "code": self.code.as_str(), "message": self.message, "hint": hint } })
     }
 }
 
@@ -211,6 +244,7 @@ mod tests {
             assert!(seen.insert(code.as_str()), "{code} twice");
             assert!(code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
             assert!((400..600).contains(&code.status()));
+            assert!(!code.hint().is_empty());
         }
     }
 }

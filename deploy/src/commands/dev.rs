@@ -122,7 +122,7 @@ async fn settle(nodes: &mut [Node]) -> Result<(), String> {
 
 /// Waits until the proxy can answer.
 async fn wait_ready(port: u16) -> Result<(), String> {
-    let url = format!("http://127.0.0.1:{port}").parse().map_err(|error| format!("{error}"))?;
+    let url = format!("http://127.0.0.1:{port}").parse().map_err(|error| error.to_string())?;
     let mut client = Client::new(url);
     let deadline = tokio::time::Instant::now() + READY;
     // /readyz tells that the proxy knows the cluster; a query, that its home shard has a leader.

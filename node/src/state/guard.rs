@@ -1,15 +1,18 @@
 //! What clients may not run: SQLite's authorizer, limits and the step count.
 //!
-//! Decisions depend on the statement and constants alone, so all replicas agree. Our own statements
-//! run with the guard [`Mode::Open`]; SQLite asks again whenever it prepares a cached statement anew,
-//! so the mode is set around running, not only around preparing.
+//! Decisions depend on the statement and constants alone, so all replicas agree. SQLite asks when it
+//! prepares a statement, and again when a cached one must be prepared anew; so the mode is set around
+//! running, not only around preparing. A cached statement that is still valid is *not* asked about:
+//! therefore the statements of each mode live under texts of their own ([`Guard::prepare`]), or the
+//! text `COMMIT` of a client would find the one that we prepared for ourselves.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
+use flotilla_shared::error::{Code, Error};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, ffi};
+use rusqlite::{CachedStatement, Connection, ffi};
 
 /// Longest SQL text, in bytes.
 pub const MAX_SQL_BYTES: i32 = 1 << 20;
@@ -27,7 +30,8 @@ pub const STEPS_PER_CHECK: i32 = 1_000_000;
 /// Prefix of our own tables.
 pub const INTERNAL_PREFIX: &str = "_flotilla_";
 
-/// PRAGMAs that only tell about the schema.
+/// PRAGMAs that only tell about the schema. For reads: what they say, and in which order, may depend
+/// on what the connection has done before, so writes do without.
 const READ_PRAGMAS: &[&str] = &[
     "table_info",
     "table_xinfo",
@@ -42,6 +46,9 @@ const READ_PRAGMAS: &[&str] = &[
     "pragma_list",
 ];
 
+/// What SQLite itself runs inside `ALTER TABLE … ADD COLUMN`, to check existing rows.
+const SCHEMA_PRAGMA: &str = "quick_check";
+
 /// Who runs statements just now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -52,15 +59,34 @@ pub enum Mode {
     Write,
     /// A schema job.
     Schema,
-    /// A client's read.
+    /// A client's read. May name writes, so that the answer can be that it is not a read; its
+    /// connection cannot write.
     Read,
+}
+
+impl Mode {
+    /// What a statement's text begins with in the cache of prepared statements.
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Open => "",
+            Self::Write => "/*w*/",
+            Self::Schema => "/*s*/",
+            Self::Read => "/*r*/",
+        }
+    }
 }
 
 /// The guard of one connection.
 #[derive(Clone)]
-pub struct Guard {
-    mode: Arc<AtomicU8>,
-    checks: Arc<AtomicU32>,
+pub struct Guard(Arc<State>);
+
+struct State {
+    mode: AtomicU8,
+    checks: AtomicU32,
+    max_steps: AtomicU32,
+    denied: AtomicBool,
+    /// The statement being prepared drops something; SQLite's own part of that reads root pages.
+    dropping: AtomicBool,
 }
 
 impl Guard {
@@ -74,41 +100,98 @@ impl Guard {
         db.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
         db.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
         db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-        let guard = Self { mode: Arc::new(AtomicU8::new(Mode::Open as u8)), checks: Arc::default() };
-        let mode = Arc::clone(&guard.mode);
-        db.authorizer(Some(move |context: AuthContext<'_>| {
-            let mode = mode.load(Ordering::Relaxed);
-            if mode == Mode::Open as u8 || allowed(mode, &context) { Authorization::Allow } else { Authorization::Deny }
+        let state = Arc::new(State {
+            mode: AtomicU8::new(Mode::Open as u8),
+            checks: AtomicU32::new(0),
+            max_steps: AtomicU32::new(MAX_STEPS),
+            denied: AtomicBool::new(false),
+            dropping: AtomicBool::new(false),
+        });
+        let asked = Arc::clone(&state);
+        db.authorizer(Some(move |context: AuthContext<'_>| match asked.allows(&context) {
+            true => Authorization::Allow,
+            false => {
+                asked.denied.store(true, Ordering::Relaxed);
+                Authorization::Deny
+            }
         }))?;
-        Ok(guard)
+        Ok(Self(state))
     }
 
-    /// Stops a statement after [`MAX_STEPS`]. For the connection on which entries are applied.
+    /// Stops a client's statement after [`MAX_STEPS`]. For the connection on which entries are
+    /// applied. Our own statements are not counted: nothing ever resets their count.
     ///
     /// # Errors
     /// What SQLite says.
     pub fn limit_steps(&self, db: &mut Connection) -> rusqlite::Result<()> {
-        let checks = Arc::clone(&self.checks);
+        let state = Arc::clone(&self.0);
         db.progress_handler(
             STEPS_PER_CHECK,
-            Some(move || checks.fetch_add(1, Ordering::Relaxed) >= MAX_STEPS / STEPS_PER_CHECK as u32),
+            Some(move || {
+                let max_checks = state.max_steps.load(Ordering::Relaxed) / STEPS_PER_CHECK as u32;
+                state.mode.load(Ordering::Relaxed) != Mode::Open as u8
+                    && state.checks.fetch_add(1, Ordering::Relaxed) >= max_checks
+            }),
         )
     }
 
-    /// Runs `work` in a mode, with a fresh step count.
+    /// Another limit than [`MAX_STEPS`], so that a test need not wait for it.
+    #[cfg(test)]
+    pub fn set_max_steps(&self, steps: u32) {
+        self.0.max_steps.store(steps, Ordering::Relaxed);
+    }
+
+    /// Runs `work` in a mode.
     pub fn within<T>(&self, mode: Mode, work: impl FnOnce() -> T) -> T {
-        self.checks.store(0, Ordering::Relaxed);
-        let before = self.mode.swap(mode as u8, Ordering::Relaxed);
+        self.0.denied.store(false, Ordering::Relaxed);
+        self.0.dropping.store(false, Ordering::Relaxed);
+        self.0.checks.store(0, Ordering::Relaxed);
+        let before = self.0.mode.swap(mode as u8, Ordering::Relaxed);
         let result = work();
-        self.mode.store(before, Ordering::Relaxed);
+        self.0.mode.store(before, Ordering::Relaxed);
         result
+    }
+
+    /// Prepares a client's statement, or finds it prepared in this mode, and starts its step count.
+    ///
+    /// # Errors
+    /// What SQLite says; [`Self::explain`] turns it into an answer.
+    pub fn prepare<'db>(&self, db: &'db Connection, mode: Mode, sql: &str) -> rusqlite::Result<CachedStatement<'db>> {
+        if is_blank(sql) {
+            // SQLite prepares it as nothing at all, and its words about that are those of an earlier error.
+            let misuse = ffi::Error::new(ffi::SQLITE_MISUSE);
+            return Err(rusqlite::Error::SqliteFailure(misuse, Some("there is no statement".into())));
+        }
+        let statement = db.prepare_cached(&format!("{}{sql}", mode.mark()))?;
+        // A cached statement has counted what it ran before; the limit must fall on the same step on
+        // every replica.
+        statement.reset_status(rusqlite::StatementStatus::VmStep);
+        self.0.checks.store(0, Ordering::Relaxed);
+        Ok(statement)
+    }
+
+    /// What to answer for an error of a statement that ran [`Self::within`] a mode.
+    pub fn explain(&self, error: &rusqlite::Error) -> Error {
+        let reply = Error::from_sqlite(error);
+        match self.0.denied.load(Ordering::Relaxed) {
+            true => Error::new(Code::Forbidden, reply.message)
+                .hint("ATTACH, transactions, most PRAGMAs and internal tables are not open to clients"),
+            false => reply,
+        }
     }
 }
 
-/// Makes a cached statement count its steps from zero, so that the limit falls on the same step on
-/// every replica, whatever the statement has run before.
-pub fn reset_step_count(statement: &rusqlite::Statement<'_>) {
-    statement.reset_status(rusqlite::StatementStatus::VmStep);
+/// Is there nothing but space, semicolons and comments?
+fn is_blank(sql: &str) -> bool {
+    let mut rest = sql.split('\0').next().unwrap_or_default();
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', '\n', '\x0c', '\r', ';', '\u{feff}']);
+        rest = match (rest.strip_prefix("--"), rest.strip_prefix("/*")) {
+            (Some(comment), _) => comment.split_once('\n').map_or("", |(_, after)| after),
+            (_, Some(comment)) => comment.split_once("*/").map_or("", |(_, after)| after),
+            _ => return rest.is_empty(),
+        };
+    }
 }
 
 /// Is this error the step limit?
@@ -116,35 +199,68 @@ pub fn is_step_limit(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqliteFailure(failure, _) if failure.extended_code == ffi::SQLITE_INTERRUPT)
 }
 
-fn is_internal(table: &str) -> bool {
-    let bytes = table.as_bytes();
-    let prefix = INTERNAL_PREFIX.as_bytes();
-    (bytes.len() >= prefix.len() && bytes[..prefix.len()].eq_ignore_ascii_case(prefix))
-        || table.eq_ignore_ascii_case("sqlite_dbpage")
-        || table.eq_ignore_ascii_case("dbstat")
+/// Is it a name of ours, which no client's object may have?
+pub fn is_internal(name: &str) -> bool {
+    let (bytes, prefix) = (name.as_bytes(), INTERNAL_PREFIX.as_bytes());
+    bytes.len() >= prefix.len() && bytes[..prefix.len()].eq_ignore_ascii_case(prefix)
 }
 
-fn allowed(mode: u8, context: &AuthContext<'_>) -> bool {
-    use AuthAction as A;
-    let schema = mode == Mode::Schema as u8;
-    let writes = schema || mode == Mode::Write as u8;
-    match context.action {
-        A::Select | A::Recursive => true,
-        A::Read { table_name, .. } => !is_internal(table_name),
-        A::Function { function_name } => !function_name.eq_ignore_ascii_case("load_extension"),
-        A::Pragma { pragma_name, .. } => READ_PRAGMAS.iter().any(|name| name.eq_ignore_ascii_case(pragma_name)),
-        A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. } => {
-            writes && !is_internal(table_name)
+fn is_any(name: &str, names: &[&str]) -> bool {
+    names.iter().any(|other| other.eq_ignore_ascii_case(name))
+}
+
+/// Tables that show pages; and our own.
+fn is_closed(table: &str) -> bool {
+    is_internal(table) || is_any(table, &["sqlite_dbpage", "dbstat"])
+}
+
+/// Where a table's root page is depends on which pages were free, which replicas need not share.
+fn is_root_page(table: &str, column: &str) -> bool {
+    column.eq_ignore_ascii_case("rootpage")
+        && is_any(table, &["sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema"])
+}
+
+/// Statistics steer plans, and a replica that restarts reads them at another time than one that did
+/// not; two plans may insert rows in two orders.
+fn is_statistics(table: &str) -> bool {
+    is_any(table, &["sqlite_stat1", "sqlite_stat3", "sqlite_stat4"])
+}
+
+impl State {
+    fn allows(&self, context: &AuthContext<'_>) -> bool {
+        use AuthAction as A;
+        let mode = self.mode.load(Ordering::Relaxed);
+        if mode == Mode::Open as u8 {
+            return true;
         }
-        A::CreateTable { table_name } | A::DropTable { table_name } | A::Analyze { table_name } => {
-            schema && !is_internal(table_name)
+        let read = mode == Mode::Read as u8;
+        let schema = read || mode == Mode::Schema as u8;
+        match context.action {
+            A::Select | A::Recursive => true,
+            A::Read { table_name, column_name } => {
+                let root_page = is_root_page(table_name, column_name);
+                !is_closed(table_name) && (read || !root_page || self.dropping.load(Ordering::Relaxed))
+            }
+            A::Function { function_name } => !function_name.eq_ignore_ascii_case("load_extension"),
+            A::Pragma { pragma_name, .. } => match read {
+                true => is_any(pragma_name, READ_PRAGMAS),
+                false => schema && pragma_name.eq_ignore_ascii_case(SCHEMA_PRAGMA),
+            },
+            A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. } => {
+                !is_closed(table_name) && (read || !is_statistics(table_name))
+            }
+            A::CreateTable { table_name } | A::AlterTable { table_name, .. } => schema && !is_closed(table_name),
+            A::CreateIndex { index_name: name, table_name } | A::CreateTrigger { trigger_name: name, table_name } => {
+                schema && !is_internal(name) && !is_closed(table_name)
+            }
+            A::CreateView { view_name } => schema && !is_internal(view_name),
+            A::DropTable { table_name } | A::DropIndex { table_name, .. } | A::DropTrigger { table_name, .. } => {
+                self.dropping.store(true, Ordering::Relaxed);
+                schema && !is_closed(table_name)
+            }
+            A::DropView { .. } | A::Reindex { .. } => schema,
+            A::Analyze { .. } => read,
+            _ => false,
         }
-        A::AlterTable { table_name, .. } => schema && !is_internal(table_name),
-        A::CreateIndex { table_name, .. }
-        | A::DropIndex { table_name, .. }
-        | A::CreateTrigger { table_name, .. }
-        | A::DropTrigger { table_name, .. } => schema && !is_internal(table_name),
-        A::CreateView { .. } | A::DropView { .. } | A::Reindex { .. } => schema,
-        _ => false,
     }
 }

@@ -13,34 +13,46 @@ use super::requests::Requests;
 /// What SQLite says.
 pub fn content_hash(db: &Connection, requests: &Requests) -> rusqlite::Result<u64> {
     let mut hash = Xxh3::new();
-    let mut tables: Vec<String> = vec!["sqlite_schema".into()];
+    // Root pages depend on the order in which pages were freed, which replicas need not share.
+    hash_rows(db, "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name", &mut hash)?;
+    // Rows of remembered requests are per batch, whose borders replicas need not share.
     let mut query = db.prepare(
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'
-         AND name NOT IN ('_flotilla_requests') ORDER BY name",
+         AND name <> '_flotilla_requests' ORDER BY name",
     )?;
-    for name in query.query_map([], |row| row.get::<_, String>(0))? {
-        tables.push(name?);
+    let tables: Vec<String> = query.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    for table in tables {
+        tagged(&mut hash, b"T", table.as_bytes());
+        hash_rows(db, &scan(db, &table)?, &mut hash)?;
     }
-    for table in &tables {
-        hash.update(table.as_bytes());
-        hash_table(db, table, &mut hash)?;
-    }
-    requests.digest(|bytes| hash.update(bytes));
+    requests.digest(|bytes| tagged(&mut hash, b"R", bytes));
     Ok(hash.digest())
 }
 
-fn hash_table(db: &Connection, table: &str, hash: &mut Xxh3) -> rusqlite::Result<()> {
-    let quoted = table.replace('"', "\"\"");
-    // Root pages depend on the order in which pages were freed, which replicas need not share.
-    let columns = if table == "sqlite_schema" { "type, name, tbl_name, sql" } else { "*" };
-    let rowid: bool = db.prepare(&format!("SELECT rowid FROM \"{quoted}\"")).is_ok();
-    let select = match rowid && table != "sqlite_schema" {
-        true => format!("SELECT rowid, {columns} FROM \"{quoted}\" ORDER BY rowid"),
-        false if table == "sqlite_schema" => format!("SELECT {columns} FROM sqlite_schema ORDER BY type, name"),
-        // WITHOUT ROWID: a scan goes along the primary key.
-        false => format!("SELECT {columns} FROM \"{quoted}\""),
-    };
-    let mut query = db.prepare(&select)?;
+/// A statement that reads what a table stores, along its key. Columns that are computed when read are
+/// left out: they follow from the others, and some expressions fail on some rows.
+fn scan(db: &Connection, table: &str) -> rusqlite::Result<String> {
+    let mut query = db.prepare("SELECT name FROM pragma_table_xinfo(?1) WHERE hidden IN (0, 3)")?;
+    let mut columns: Vec<String> =
+        query.query_map([table], |row| row.get::<_, String>(0).map(|name| quoted(&name)))?.collect::<Result<_, _>>()?;
+    let has_rowid: bool = db.query_row(
+        "SELECT NOT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1 COLLATE NOCASE",
+        [table],
+        |row| row.get(0),
+    )?;
+    if has_rowid {
+        let hidden = |name: &&str| columns.iter().any(|column| column.eq_ignore_ascii_case(&quoted(name)));
+        columns.extend(["rowid", "_rowid_", "oid"].iter().find(|name| !hidden(name)).map(|name| (*name).to_owned()));
+    }
+    Ok(format!("SELECT {} FROM {} NOT INDEXED", columns.join(", "), quoted(table)))
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn hash_rows(db: &Connection, select: &str, hash: &mut Xxh3) -> rusqlite::Result<()> {
+    let mut query = db.prepare(select)?;
     let width = query.column_count();
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {

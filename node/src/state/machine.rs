@@ -107,7 +107,12 @@ impl StateHandle {
         }
     }
 
-    fn install(&self, file: &std::path::Path) -> io::Result<()> {
+    /// Puts a file from the leader in the place of the database. It may hold more than `meta` says: pages
+    /// are read later than the leader was asked; the machine passes over entries that it knows.
+    pub(super) fn install(&self, file: &std::path::Path, meta: &SnapshotMeta) -> io::Result<()> {
+        if Store::peek(file)?.log_id < meta.last_log_id {
+            return Err(io::Error::other("the snapshot holds less than it says"));
+        }
         let db = self.store.replace(file)?;
         let machine = Machine::new(db, self.group)?;
         self.publish(&machine);
@@ -116,7 +121,7 @@ impl StateHandle {
     }
 }
 
-fn meta_of(applied: &Applied) -> SnapshotMeta {
+pub(super) fn meta_of(applied: &Applied) -> SnapshotMeta {
     SnapshotMeta { last_log_id: applied.log_id, last_membership: applied.membership.clone() }
 }
 
@@ -164,14 +169,7 @@ impl<C: Consensus> RaftStateMachine<C> for StateMachine<C> {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, source: SnapshotSource) -> Result<(), io::Error> {
         match source {
-            SnapshotSource::File(file) => {
-                block(self.handle.store.executor(), || self.handle.install(&file))?;
-                let machine = self.handle.lock();
-                if machine.applied.log_id < meta.last_log_id {
-                    return Err(io::Error::other("the snapshot holds less than it says"));
-                }
-                Ok(())
-            }
+            SnapshotSource::File(file) => block(self.handle.store.executor(), || self.handle.install(&file, meta)),
             // Our own database is where a local snapshot already is.
             SnapshotSource::Local(source) if Arc::ptr_eq(&source.0, &self.handle.store) => Ok(()),
             // A replica in the same process: its pages take the same way as over the network.
@@ -181,7 +179,7 @@ impl<C: Consensus> RaftStateMachine<C> for StateMachine<C> {
                 while let Some(chunk) = outgoing.next_chunk()? {
                     incoming.write(&chunk)?;
                 }
-                self.handle.install(&incoming.finish(outgoing.digest())?)
+                self.handle.install(&incoming.finish(outgoing.digest())?, meta)
             }),
         }
     }

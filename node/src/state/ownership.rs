@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use flotilla_shared::error::{Code, Error};
-use flotilla_shared::ids::{Epoch, PlacementId, SchemaVersion};
+use flotilla_shared::ids::{Epoch, PlacementId, SchemaVersion, Slot};
 use flotilla_shared::registry::SlotSet;
 use flotilla_shared::wire::{Claim, Route};
 use rusqlite::{Connection, OptionalExtension};
@@ -34,12 +34,7 @@ impl Ownership {
     /// What SQLite says.
     pub fn load(db: &Connection) -> rusqlite::Result<Self> {
         let mut query = db.prepare("SELECT placement, epoch, slots FROM _flotilla_ownership")?;
-        let rows = query.query_map([], |row| {
-            Ok((
-                PlacementId(row.get(0)?),
-                Owned { epoch: epoch(row.get(1)?), slots: decode(row.get_ref(2)?.as_blob()?) },
-            ))
-        })?;
+        let rows = query.query_map([], |row| Ok((PlacementId(row.get(0)?), owned(row, 1)?)))?;
         Ok(Self { placements: rows.collect::<Result<_, _>>()? })
     }
 
@@ -78,13 +73,7 @@ pub fn check_read(db: &Connection, schema: SchemaVersion, route: &Route) -> Resu
     for claim in &route.claims {
         let owned = db
             .prepare_cached("SELECT epoch, slots FROM _flotilla_ownership WHERE placement = ?1")
-            .and_then(|mut query| {
-                query
-                    .query_row([claim.placement.0], |row| {
-                        Ok(Owned { epoch: epoch(row.get(0)?), slots: decode(row.get_ref(1)?.as_blob()?) })
-                    })
-                    .optional()
-            })
+            .and_then(|mut query| query.query_row([claim.placement.0], |row| owned(row, 0)).optional())
             .map_err(|error| Error::new(Code::Storage, error.to_string()))?;
         check_claim(owned.as_ref(), claim)?;
     }
@@ -104,10 +93,11 @@ fn check_claim(owned: Option<&Owned>, claim: &Claim) -> Result<(), Error> {
     };
     match &claim.slots {
         Some(slots) => {
-            let held = slots.ranges().iter().all(|range| {
-                (range.first.0..=range.last.0).all(|s| owned.slots.contains(flotilla_shared::ids::Slot(s)))
-            });
-            if held { Ok(()) } else { Err(stale(format!("a slot of placement {} is not owned here", claim.placement))) }
+            let mut wanted = slots.ranges().iter().flat_map(|range| (range.first.0..=range.last.0).map(Slot));
+            match wanted.find(|slot| !owned.slots.contains(*slot)) {
+                None => Ok(()),
+                Some(slot) => Err(stale(format!("slot {slot} of placement {} is not owned here", claim.placement))),
+            }
         }
         None if owned.epoch == claim.epoch => Ok(()),
         None => Err(stale(format!(
@@ -121,10 +111,10 @@ fn stale(message: String) -> Error {
     Error::new(Code::StaleRoute, message).hint("the proxy plans it again; a client may simply retry")
 }
 
-fn epoch(stored: i64) -> Epoch {
-    Epoch(stored as u64)
-}
-
-fn decode(blob: &[u8]) -> SlotSet {
-    postcard::from_bytes(blob).unwrap_or_default()
+/// Reads version and slots from two columns of a row.
+fn owned(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Owned> {
+    let slots = postcard::from_bytes(row.get_ref(column + 1)?.as_blob()?).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column + 1, rusqlite::types::Type::Blob, Box::new(error))
+    })?;
+    Ok(Owned { epoch: Epoch(row.get::<_, i64>(column)? as u64), slots })
 }

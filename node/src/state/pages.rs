@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::store::{Applied, Store, storage};
-use super::world;
+use super::vfs;
 
 /// Bytes of pages in one message: large enough to amortize a round trip, small enough that
 /// heartbeats on the same connection are not held up.
@@ -38,7 +38,7 @@ impl Outgoing {
     pub fn open(store: &Store) -> io::Result<Self> {
         let open = || -> rusqlite::Result<Self> {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let db = Connection::open_with_flags_and_vfs(store.path(), flags, world::VFS_NAME)?;
+            let db = Connection::open_with_flags_and_vfs(store.path(), flags, vfs::VFS_NAME)?;
             db.execute_batch("BEGIN")?;
             let applied = Applied::load(&db)?;
             let pages = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::guard::{Guard, Mode};
 use super::store::Applied;
-use super::{ownership, world};
+use super::{ownership, vfs};
 
 /// Rows that one read may answer: the rest must be asked for with LIMIT.
 pub const MAX_ROWS: usize = 1_000_000;
@@ -104,7 +104,7 @@ impl ReadPool {
 impl Reader {
     fn open(path: &PathBuf) -> rusqlite::Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut db = Connection::open_with_flags_and_vfs(path, flags, world::VFS_NAME)?;
+        let mut db = Connection::open_with_flags_and_vfs(path, flags, vfs::VFS_NAME)?;
         db.pragma_update(None, "cache_size", -CACHE_KIB)?;
         db.pragma_update(None, "temp_store", "memory")?;
         db.pragma_update(None, "trusted_schema", false)?;
@@ -137,18 +137,18 @@ impl Reader {
             let applied = Applied::load(&self.db).map_err(|error| Error::new(Code::Storage, error.to_string()))?;
             ownership::check_read(&self.db, applied.schema, route)?;
         }
-        let at = self.deadline.start.elapsed() + timeout;
+        let at = self.deadline.start.elapsed().saturating_add(timeout);
         self.deadline.at_ns.store(at.as_nanos() as u64, Ordering::Relaxed);
         self.guard.within(Mode::Read, || {
-            let mut prepared =
-                self.db.prepare_cached(&read.statement.sql).map_err(|error| Error::from_sqlite(&error))?;
-            if !prepared.readonly() {
+            let explain = |error: rusqlite::Error| self.guard.explain(&error);
+            let mut prepared = self.guard.prepare(&self.db, Mode::Read, &read.statement.sql).map_err(explain)?;
+            if !prepared.readonly() && prepared.is_explain() == 0 {
                 return Err(Error::new(Code::NotARead, "the statement writes").hint("send it to /execute"));
             }
             read.statement.params.bind(&mut prepared)?;
             collect(&mut prepared, MAX_ROWS, MAX_BYTES).map_err(|failure| match failure {
                 ReadFailure::Refused(error) => error,
-                ReadFailure::Sqlite(error) => Error::from_sqlite(&error),
+                ReadFailure::Sqlite(error) => explain(error),
             })
         })
     }
@@ -159,13 +159,12 @@ impl Reader {
 /// # Errors
 /// A bound, or what SQLite says.
 pub fn collect(prepared: &mut rusqlite::Statement<'_>, max_rows: usize, max_bytes: usize) -> Result<Rows, ReadFailure> {
-    let columns: Vec<String> = prepared.column_names().into_iter().map(str::to_owned).collect();
-    let types: Vec<String> =
-        prepared.columns().map(|column| column.decl_type().unwrap_or("").to_ascii_lowercase()).collect();
+    let mut header = None;
     let mut values = Vec::new();
     let mut bytes = 0;
     let mut rows = prepared.raw_query();
     while let Some(row) = rows.next()? {
+        let (columns, _) = header.get_or_insert_with(|| header_of(row.as_ref()));
         let mut line = Vec::with_capacity(columns.len());
         for index in 0..columns.len() {
             line.push(Value::from(row.get_ref(index)?));
@@ -179,5 +178,15 @@ pub fn collect(prepared: &mut rusqlite::Statement<'_>, max_rows: usize, max_byte
         }
         values.push(line);
     }
+    drop(rows);
+    let (columns, types) = header.unwrap_or_else(|| header_of(prepared));
     Ok(Rows { columns, types, values })
+}
+
+/// Names and declared types of the columns. Only known once the statement has run: when the schema has
+/// changed since a cached one was prepared, its first step prepares it anew.
+fn header_of(statement: &rusqlite::Statement<'_>) -> (Vec<String>, Vec<String>) {
+    let names = statement.column_names().map(str::to_owned).collect();
+    let types = statement.columns().map(|column| column.decl_type().unwrap_or("").to_ascii_lowercase()).collect();
+    (names, types)
 }

@@ -1,10 +1,10 @@
 //! Exactly once: the ids of applied writes with their results.
 //!
-//! Kept in the group's own database, one row per applied batch, and in a map in memory; so they
-//! travel with snapshots. An id is remembered for [`WINDOW_US`] of entry time and while it is among
-//! the last [`MAX_REQUESTS`]. Both limits are computed entry by entry from the log alone, not from
-//! batches, whose borders differ between replicas; rows are only deleted later, once nothing in them
-//! counts any more.
+//! Kept in the group's own database, one row per applied batch, and in memory; so they travel with
+//! snapshots. An id is remembered for [`WINDOW_US`] of entry time and while it is among the last
+//! [`MAX_REQUESTS`]. Both limits are computed entry by entry from the log alone, not from batches,
+//! whose borders differ between replicas; rows are only deleted later, once nothing in them counts
+//! any more. Results take [`MAX_KEPT_BYTES`] together: beyond, an id is remembered without its rows.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -21,7 +21,14 @@ pub const WINDOW_US: i64 = 600_000_000;
 pub const MAX_REQUESTS: usize = 1 << 20;
 
 /// Results above this are not kept; a retry then learns that the write was applied, not its rows.
-const MAX_KEPT_BYTES: usize = 64 << 10;
+const MAX_RESULT_BYTES: usize = 64 << 10;
+
+/// What all kept results may take, beside the common ones that need no allocation: a replica's memory
+/// and its start must not depend on how much clients let their writes return.
+pub const MAX_KEPT_BYTES: usize = 128 << 20;
+
+/// Bytes of one row in the database, about: far below the largest value that SQLite takes.
+const ROW_BYTES: usize = 1 << 20;
 
 /// A result as it is kept: the common case without an allocation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,21 +36,20 @@ enum Kept {
     One { last_insert_id: i64, rows_affected: u64 },
     Full(Box<WriteResult>),
     TooLarge,
+    Failed(Code),
 }
 
 impl Kept {
-    fn of(result: &WriteResult) -> Self {
-        match result {
-            Ok(list) => match list.as_slice() {
-                [StatementResult { last_insert_id, rows_affected, rows: None }] => {
-                    Self::One { last_insert_id: *last_insert_id, rows_affected: *rows_affected }
-                }
-                _ if postcard::experimental::serialized_size(result).is_ok_and(|size| size <= MAX_KEPT_BYTES) => {
-                    Self::Full(Box::new(result.clone()))
-                }
-                _ => Self::TooLarge,
-            },
-            Err(_) => Self::Full(Box::new(result.clone())),
+    fn of(result: &WriteResult, room_bytes: usize) -> Self {
+        if let Ok(list) = result
+            && let [StatementResult { last_insert_id, rows_affected, rows: None }] = list.as_slice()
+        {
+            return Self::One { last_insert_id: *last_insert_id, rows_affected: *rows_affected };
+        }
+        match (size_bytes(result) <= MAX_RESULT_BYTES.min(room_bytes), result) {
+            (true, _) => Self::Full(Box::new(result.clone())),
+            (false, Ok(_)) => Self::TooLarge,
+            (false, Err(error)) => Self::Failed(error.code),
         }
     }
 
@@ -57,8 +63,22 @@ impl Kept {
                 Code::ResultForgotten,
                 "this request was applied before; its result was too large to be kept",
             )),
+            Self::Failed(code) => {
+                Err(Error::new(*code, "this request failed before; its message was too large to be kept"))
+            }
         }
     }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Full(result) => size_bytes(result),
+            _ => 0,
+        }
+    }
+}
+
+fn size_bytes(result: &WriteResult) -> usize {
+    postcard::experimental::serialized_size(result).unwrap_or(usize::MAX)
 }
 
 /// One remembered write.
@@ -69,19 +89,27 @@ struct Remembered {
     kept: Kept,
 }
 
-/// What has been applied, and what the batch under way adds.
+/// What has been applied, the batch under way included. Requests have sequence numbers in the order
+/// in which they are applied:
+///
+/// ```text
+/// base              first               settled            end
+///  | made forgettable | count, committed   | count, under way |
+///  | under way        |                    |                  |
+/// ```
 #[derive(Default)]
 pub struct Requests {
-    by_id: HashMap<RequestId, Kept>,
-    /// In order of application; the front has sequence number `first`.
-    order: VecDeque<(RequestId, i64)>,
+    order: VecDeque<Remembered>,
+    by_id: HashMap<RequestId, u64>,
+    base: u64,
     first: u64,
-    /// Of the batch under way.
-    pending: Vec<Remembered>,
-    /// Where in `pending` an id is.
-    pending_at: HashMap<RequestId, usize>,
-    /// How many ids the batch under way has made forgettable.
-    expired: usize,
+    settled: u64,
+    /// Of the results that count.
+    kept_bytes: usize,
+    /// As it was before the batch under way.
+    settled_bytes: usize,
+    /// Places of ids that the batch under way applied anew, since they no longer counted.
+    displaced: Vec<(RequestId, u64)>,
 }
 
 impl Requests {
@@ -90,7 +118,7 @@ impl Requests {
     /// # Errors
     /// What SQLite says, or a row that does not decode.
     pub fn load(db: &Connection, first: u64) -> rusqlite::Result<Self> {
-        let mut requests = Self { first, ..Self::default() };
+        let mut requests = Self { base: first, first, ..Self::default() };
         let mut query = db.prepare("SELECT first_seq, body FROM _flotilla_requests ORDER BY first_seq")?;
         let mut rows = query.query([])?;
         while let Some(row) = rows.next()? {
@@ -98,108 +126,131 @@ impl Requests {
             let list: Vec<Remembered> = postcard::from_bytes(row.get_ref(1)?.as_blob()?).map_err(|error| {
                 rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Blob, Box::new(error))
             })?;
-            for (offset, remembered) in list.into_iter().enumerate() {
-                if start as u64 + offset as u64 >= first {
-                    requests.order.push_back((remembered.id, remembered.at_us));
-                    requests.by_id.insert(remembered.id, remembered.kept);
+            for (seq, remembered) in (start as u64..).zip(list) {
+                if seq >= first {
+                    requests.kept_bytes += remembered.kept.bytes();
+                    requests.by_id.insert(remembered.id, seq);
+                    requests.order.push_back(remembered);
                 }
             }
         }
+        (requests.settled, requests.settled_bytes) = (requests.end(), requests.kept_bytes);
         Ok(requests)
+    }
+
+    fn end(&self) -> u64 {
+        self.base + self.order.len() as u64
+    }
+
+    fn at(&self, seq: u64) -> &Remembered {
+        &self.order[(seq - self.base) as usize]
     }
 
     /// Sequence number of the oldest id that still counts, the batch under way included.
     pub fn first(&self) -> u64 {
-        self.first + self.expired as u64
+        self.first
     }
 
     /// Forgets what is too old at the time of an entry. Called at the start of each entry.
     pub fn expire(&mut self, now_us: i64) {
-        let count = self.order.len() + self.pending.len();
-        while self.expired < self.order.len() {
-            let (_, at_us) = self.order[self.expired];
-            if at_us + WINDOW_US >= now_us && count - self.expired <= MAX_REQUESTS {
+        while self.first < self.end() {
+            let oldest = self.at(self.first);
+            let young = oldest.at_us.saturating_add(WINDOW_US) >= now_us;
+            if young && self.end() - self.first <= MAX_REQUESTS as u64 {
                 break;
             }
-            self.expired += 1;
+            self.kept_bytes -= oldest.kept.bytes();
+            self.first += 1;
         }
     }
 
     /// The result of an earlier application of this id.
     pub fn find(&self, id: RequestId) -> Option<WriteResult> {
-        if let Some(at) = self.pending_at.get(&id) {
-            return Some(self.pending[*at].kept.result());
-        }
-        let kept = self.by_id.get(&id)?;
-        // An id that this very batch made forgettable is gone, though still in the map.
-        let gone = self.expired > 0 && self.order.iter().take(self.expired).any(|(other, _)| *other == id);
-        (!gone).then(|| kept.result())
+        let seq = *self.by_id.get(&id)?;
+        (seq >= self.first).then(|| self.at(seq).kept.result())
     }
 
     /// Remembers a result, in the batch under way.
     pub fn remember(&mut self, id: RequestId, at_us: i64, result: &WriteResult) {
-        self.pending_at.insert(id, self.pending.len());
-        self.pending.push(Remembered { id, at_us, kept: Kept::of(result) });
+        let kept = Kept::of(result, MAX_KEPT_BYTES.saturating_sub(self.kept_bytes));
+        self.kept_bytes += kept.bytes();
+        if let Some(before) = self.by_id.insert(id, self.end()) {
+            self.displaced.push((id, before));
+        }
+        self.order.push_back(Remembered { id, at_us, kept });
     }
 
     /// Gives up the batch under way.
     pub fn abandon(&mut self) {
-        self.pending.clear();
-        self.pending_at.clear();
-        self.expired = 0;
+        for remembered in self.order.drain((self.settled - self.base) as usize..) {
+            self.by_id.remove(&remembered.id);
+        }
+        // Latest first: an id that was displaced twice ends where it was.
+        for (id, seq) in self.displaced.drain(..).rev() {
+            if seq < self.settled {
+                self.by_id.insert(id, seq);
+            }
+        }
+        (self.first, self.kept_bytes) = (self.base, self.settled_bytes);
     }
 
-    /// Writes the batch under way, as one row, and deletes rows that no longer count.
+    /// Writes the batch under way and deletes rows that no longer count.
     ///
     /// # Errors
     /// What SQLite says.
     pub fn write(&self, db: &Connection) -> rusqlite::Result<()> {
-        if !self.pending.is_empty() {
-            let seq = self.first + self.order.len() as u64;
+        let mut seq = self.settled;
+        while seq < self.end() {
+            let start = seq;
+            let (mut list, mut bytes) = (Vec::new(), 0);
+            while seq < self.end() && bytes < ROW_BYTES {
+                let remembered = self.at(seq);
+                bytes += remembered.kept.bytes();
+                list.push(remembered);
+                seq += 1;
+            }
             db.prepare_cached("INSERT INTO _flotilla_requests (first_seq, last_seq, body) VALUES (?1, ?2, ?3)")?
                 .execute(rusqlite::params![
-                    seq as i64,
-                    (seq + self.pending.len() as u64 - 1) as i64,
-                    postcard::to_stdvec(&self.pending).expect("results encode")
+                    start as i64,
+                    seq as i64 - 1,
+                    postcard::to_stdvec(&list).expect("results encode")
                 ])?;
         }
-        if self.expired > 0 {
-            db.prepare_cached("DELETE FROM _flotilla_requests WHERE last_seq < ?1")?.execute([self.first() as i64])?;
+        if self.first > self.base {
+            // Rows follow one another, so the first condition finds them along the key.
+            db.prepare_cached("DELETE FROM _flotilla_requests WHERE first_seq < ?1 AND last_seq < ?1")?
+                .execute([self.first as i64])?;
         }
         Ok(())
     }
 
     /// The batch under way was committed.
     pub fn settle(&mut self) {
-        for _ in 0..self.expired {
-            if let Some((id, _)) = self.order.pop_front() {
-                self.by_id.remove(&id);
+        while self.base < self.first {
+            let Some(gone) = self.order.pop_front() else { break };
+            if self.by_id.get(&gone.id) == Some(&self.base) {
+                self.by_id.remove(&gone.id);
             }
+            self.base += 1;
         }
-        self.first += self.expired as u64;
-        self.expired = 0;
-        self.pending_at.clear();
-        for remembered in self.pending.drain(..) {
-            self.order.push_back((remembered.id, remembered.at_us));
-            self.by_id.insert(remembered.id, remembered.kept);
-        }
+        (self.settled, self.settled_bytes) = (self.end(), self.kept_bytes);
+        self.displaced.clear();
     }
 
     /// How many ids are remembered.
     pub fn len(&self) -> usize {
-        self.order.len()
+        (self.end() - self.first) as usize
     }
 
     /// Is none?
     pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.len() == 0
     }
 
     /// Everything that counts, in order, for the content hash.
     pub fn digest(&self, mut take: impl FnMut(&[u8])) {
-        for (id, at_us) in &self.order {
-            let kept = self.by_id.get(id);
-            take(&postcard::to_stdvec(&(id, at_us, kept)).expect("results encode"));
+        for remembered in self.order.iter().skip((self.first - self.base) as usize) {
+            take(&postcard::to_stdvec(remembered).expect("results encode"));
         }
     }
 }

@@ -5,24 +5,30 @@
 //! <data>/groups/shard1-101/gen-3.db     the SQLite file (with -wal and -shm beside it)
 //! ```
 //!
-//! A snapshot from the leader becomes a new generation: its file is complete and synced before
-//! `CURRENT` names it (write aside, sync, rename, sync the folder), so a crash leaves the old
-//! generation or the new one, and never a new file with an old file's WAL. Other generations are
-//! deleted when the store opens.
+//! A snapshot from the leader becomes a new generation ([`super::generations`]), never a new file with
+//! an old file's WAL.
+//!
+//! Nothing here opens a database file but SQLite: closing any descriptor of it would drop the locks
+//! that SQLite holds on it, and another process could then delete the WAL under us
+//! (<https://sqlite.org/howtocorrupt.html>, section 2.2).
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::ffi::{c_int, c_void};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use flotilla_shared::ids::SchemaVersion;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, ffi};
 use serde::{Deserialize, Serialize};
 
+use super::generations::{
+    check_generations, generation_path, read_current, remove_other_generations, sync_folder, wal_path, write_current,
+};
 use super::reads::ReadPool;
-use super::world;
+use super::{vfs, world};
 use crate::consensus::{LogId, StoredMembership};
 
 /// Prepared statements kept per connection.
@@ -30,6 +36,17 @@ const STATEMENT_CACHE: usize = 256;
 
 /// Bytes of WAL after which it is moved into the database file, in the background.
 const CHECKPOINT_BYTES: u64 = 32 << 20;
+
+/// How long apply waits for reads under way, once for every [`CHECKPOINT_BYTES`], so that the WAL can
+/// start over. Reads that begin meanwhile do not count; without any wait, reads that never pause keep
+/// the WAL growing.
+const RESTART_WAIT: Duration = Duration::from_millis(50);
+
+/// Bytes of WAL after which reads that take long are waited for, too.
+const LONG_WAL_BYTES: u64 = 256 << 20;
+
+/// How long they are waited for.
+const LONG_WAL_WAIT: Duration = Duration::from_secs(1);
 
 /// Page cache of the connection on which entries are applied, in KiB.
 const CACHE_KIB: i64 = 8 << 10;
@@ -113,8 +130,11 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS _flotilla_state (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS _flotilla_ownership (placement INTEGER PRIMARY KEY, epoch INTEGER, slots BLOB);
     CREATE TABLE IF NOT EXISTS _flotilla_requests (first_seq INTEGER PRIMARY KEY, last_seq INTEGER, body BLOB);
-    CREATE TABLE IF NOT EXISTS _flotilla_jobs (job INTEGER PRIMARY KEY, reply BLOB);
+    CREATE TABLE IF NOT EXISTS _flotilla_jobs (job INTEGER, step TEXT, reply BLOB, PRIMARY KEY (job, step)) WITHOUT ROWID;
 ";
+
+/// Their names.
+pub const TABLES: &[&str] = &["_flotilla_state", "_flotilla_ownership", "_flotilla_requests", "_flotilla_jobs"];
 
 /// A group's database on disk.
 pub struct Store {
@@ -128,7 +148,7 @@ pub struct Store {
     truncate_due: AtomicBool,
     /// Size of the WAL at which the next checkpoint starts.
     next_checkpoint_bytes: AtomicU64,
-    /// A file that is being made durable is not replaced meanwhile.
+    /// Held while files are synced or replaced, so that neither happens to files that are gone.
     files: Mutex<()>,
 }
 
@@ -137,20 +157,13 @@ impl Store {
     /// SQLite finds less than before, and what is found now is what compaction may rely on.
     ///
     /// # Errors
-    /// What the disk or SQLite says.
+    /// What the disk or SQLite says, and when `CURRENT` names no file that is there.
     pub fn open(folder: &Path, executor: Arc<dyn Executor>, readers: usize) -> io::Result<(Arc<Self>, Connection)> {
-        world::register_vfs();
+        vfs::register();
         fs::create_dir_all(folder)?;
-        let generation = match fs::read_to_string(folder.join("CURRENT")) {
-            Ok(text) => text.trim().parse().map_err(|_| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", folder.join("CURRENT").display()))
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                write_current(folder, 1)?;
-                1
-            }
-            Err(error) => return Err(error),
-        };
+        let current = read_current(folder)?;
+        check_generations(folder, current)?;
+        let generation = current.unwrap_or(1);
         remove_other_generations(folder, generation)?;
         let path = generation_path(folder, generation);
         let store = Arc::new(Self {
@@ -166,6 +179,9 @@ impl Store {
         });
         let db = store.connect()?;
         store.make_durable()?;
+        if current.is_none() {
+            write_current(folder, generation)?;
+        }
         Ok((store, db))
     }
 
@@ -189,7 +205,7 @@ impl Store {
         let open = || -> rusqlite::Result<Connection> {
             let flags =
                 OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let mut db = Connection::open_with_flags_and_vfs(self.path(), flags, world::VFS_NAME)?;
+            let mut db = Connection::open_with_flags_and_vfs(self.path(), flags, vfs::VFS_NAME)?;
             db.pragma_update(None, "journal_mode", "wal")?;
             db.pragma_update(None, "synchronous", "normal")?;
             db.pragma_update(None, "wal_autocheckpoint", 0)?;
@@ -215,6 +231,10 @@ impl Store {
         self.durable.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn lock_files(&self) -> MutexGuard<'_, ()> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes durable what is applied now, without stopping writers: the state is noted first, then
     /// the WAL is moved into the database as far as readers allow, then both files are synced. What
     /// was noted is in one of them.
@@ -222,28 +242,24 @@ impl Store {
     /// # Errors
     /// What the disk or SQLite says.
     pub fn make_durable(&self) -> io::Result<Applied> {
-        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = self.path();
-        let noted = || -> rusqlite::Result<Applied> {
+        let _files = self.lock_files();
+        let open = || -> rusqlite::Result<(Connection, Applied)> {
             let db = Connection::open_with_flags_and_vfs(
-                &path,
+                self.path(),
                 OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-                world::VFS_NAME,
+                vfs::VFS_NAME,
             )?;
             db.pragma_update(None, "wal_autocheckpoint", 0)?;
             // The last connection to close would otherwise checkpoint once more and delete the WAL.
             db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             let noted = Applied::load(&db)?;
             db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
-            Ok(noted)
+            Ok((db, noted))
         };
-        let noted = noted().map_err(storage)?;
-        let wal = wal_path(&path);
-        if wal.exists() {
-            File::open(wal)?.sync_all()?;
-        }
-        File::open(&path)?.sync_all()?;
-        File::open(&self.folder)?.sync_all()?;
+        let (db, noted) = open().map_err(storage)?;
+        sync_file(&db, ffi::SQLITE_FCNTL_JOURNAL_POINTER)?;
+        sync_file(&db, ffi::SQLITE_FCNTL_FILE_POINTER)?;
+        sync_folder(&self.folder)?;
         let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
         if durable.log_id <= noted.log_id {
             *durable = noted.clone();
@@ -281,8 +297,9 @@ impl Store {
         if !self.truncate_due.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
+        let long = fs::metadata(wal_path(&self.path())).is_ok_and(|wal| wal.len() >= LONG_WAL_BYTES);
         let truncate = || -> rusqlite::Result<bool> {
-            db.busy_timeout(Duration::ZERO)?;
+            db.busy_timeout(if long { LONG_WAL_WAIT } else { RESTART_WAIT })?;
             let busy = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
             db.busy_timeout(BUSY_TIMEOUT)?;
             busy
@@ -293,20 +310,32 @@ impl Store {
         Ok(())
     }
 
+    /// What a database file says of itself that is not in use yet.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn peek(file: &Path) -> io::Result<Applied> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let open = || Applied::load(&Connection::open_with_flags_and_vfs(file, flags, vfs::VFS_NAME)?);
+        open().map_err(storage)
+    }
+
     /// Puts a complete, synced database file in the place of the one in use.
     ///
     /// # Errors
     /// What the disk or SQLite says.
     pub fn replace(&self, file: &Path) -> io::Result<Connection> {
-        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let _files = self.lock_files();
         let next = self.generation.load(Ordering::Acquire) + 1;
         let path = generation_path(&self.folder, next);
         fs::rename(file, &path)?;
-        File::open(&path)?.sync_all()?;
+        // The name must be on disk before `CURRENT` speaks of it.
+        sync_folder(&self.folder)?;
         write_current(&self.folder, next)?;
         self.generation.store(next, Ordering::Release);
         let readers = self.readers().size();
         *self.pool.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ReadPool::new(path, readers));
+        self.next_checkpoint_bytes.store(CHECKPOINT_BYTES, Ordering::Release);
         let db = self.connect()?;
         *self.durable.lock().unwrap_or_else(PoisonError::into_inner) = Applied::load(&db).map_err(storage)?;
         remove_other_generations(&self.folder, next)?;
@@ -319,36 +348,24 @@ pub fn storage(error: rusqlite::Error) -> io::Error {
     io::Error::other(error)
 }
 
-fn generation_path(folder: &Path, generation: u64) -> PathBuf {
-    folder.join(format!("gen-{generation}.db"))
-}
-
-/// SQLite's WAL of a database file.
-pub fn wal_path(database: &Path) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push("-wal");
-    name.into()
-}
-
-fn write_current(folder: &Path, generation: u64) -> io::Result<()> {
-    let aside = folder.join("CURRENT.new");
-    let mut file = File::create(&aside)?;
-    writeln!(file, "{generation}")?;
-    file.sync_all()?;
-    fs::rename(&aside, folder.join("CURRENT"))?;
-    File::open(folder)?.sync_all()
-}
-
-fn remove_other_generations(folder: &Path, current: u64) -> io::Result<()> {
-    let keep = format!("gen-{current}.db");
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let other = name.starts_with("gen-") && !name.starts_with(&keep);
-        if other || name.starts_with("incoming-") {
-            fs::remove_file(entry.path())?;
+/// Syncs the database file or the WAL of a connection, through SQLite's own descriptor.
+fn sync_file(db: &Connection, which: c_int) -> io::Result<()> {
+    let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
+    // SAFETY: the handle is valid while `db` is borrowed. Both controls store a pointer to a file that
+    // lives as long as the connection; its methods are SQLite's.
+    let code = unsafe {
+        let place = (&raw mut file).cast::<c_void>();
+        match ffi::sqlite3_file_control(db.handle(), c"main".as_ptr(), which, place) {
+            ffi::SQLITE_OK if !file.is_null() && !(*file).pMethods.is_null() => match (*(*file).pMethods).xSync {
+                Some(sync) => sync(file, ffi::SQLITE_SYNC_NORMAL),
+                None => ffi::SQLITE_ERROR,
+            },
+            ffi::SQLITE_OK => ffi::SQLITE_ERROR,
+            code => code,
         }
+    };
+    match code {
+        ffi::SQLITE_OK => Ok(()),
+        code => Err(storage(rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some("sync of a database".into())))),
     }
-    Ok(())
 }

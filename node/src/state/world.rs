@@ -1,29 +1,20 @@
 //! The world as apply may see it: the time and the randomness of the entry, and nothing else.
 //!
-//! *Time*: a copy of SQLite's VFS whose clock answers the entry's time while an entry is applied.
-//! Every road to the clock (`'now'` in all date functions, `CURRENT_*`, defaults, triggers, views)
-//! ends there, so there is no list of functions to keep complete. `localtime` is UTC, for the whole
-//! process, since replicas need not share a time zone. *Randomness*: `random()` and `randomblob()`
-//! are replaced by a generator seeded from the entry (SplitMix64; Steele, Lea and Flood 2014).
-//! *History*: `changes()` and `total_changes()` count from the start of the write, because a replica
-//! that restarted has counted less.
+//! *Time*: the clock of [`super::vfs`] answers the entry's time while a [`Scope`] lives. *Randomness*:
+//! `random()` and `randomblob()` are replaced by a generator seeded from the entry (SplitMix64;
+//! Steele, Lea and Flood 2014). *History*: `changes()`, `total_changes()` and `last_insert_rowid()`
+//! count from the start of the write, because a replica that restarted has counted less.
 //!
 //! SQLite falls back to random rowids once the largest has been used, from a generator that we do
 //! not control; so a row with that rowid is refused ([`rowid_exhausted`]).
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_int, c_void};
-use std::sync::OnceLock;
 
 use rusqlite::functions::{Context, FunctionFlags};
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ffi};
 
-/// Name of the VFS whose clock follows the entry.
-pub const VFS_NAME: &CStr = c"flotilla";
-
-/// Largest `randomblob()`: SQLite's own limit on values is set per connection, this keeps the
-/// generator from being asked for more.
-const MAX_RANDOM_BYTES: i64 = 16 << 20;
+use super::guard::MAX_VALUE_BYTES;
 
 #[derive(Clone, Copy)]
 struct World {
@@ -31,45 +22,47 @@ struct World {
     at_us: Option<i64>,
     random: u64,
     changes_before: i64,
-    statements_run: bool,
+    /// `changes()` tells what this write did, not what the connection did before.
+    changes_known: bool,
     rowid_exhausted: bool,
 }
 
+const NO_WORLD: World =
+    World { at_us: None, random: 0, changes_before: 0, changes_known: false, rowid_exhausted: false };
+
 thread_local! {
-    static WORLD: Cell<World> = const {
-        Cell::new(World { at_us: None, random: 0, changes_before: 0, statements_run: false, rowid_exhausted: false })
-    };
+    static WORLD: Cell<World> = const { Cell::new(NO_WORLD) };
 }
 
 /// While it lives, this thread's SQLite sees the entry's world.
 pub struct Scope(());
 
-/// Enters the world of one write.
-pub fn enter(db: &Connection, at_us: i64, seed: u64) -> Scope {
+/// Enters the world of one write. `changes_known`: the connection's own count was set to zero.
+pub fn enter(db: &Connection, at_us: i64, seed: u64, changes_known: bool) -> Scope {
     // SAFETY: the handle is valid while `db` is borrowed; these calls only read and set counters.
     let changes_before = unsafe {
         ffi::sqlite3_set_last_insert_rowid(db.handle(), 0);
         ffi::sqlite3_total_changes64(db.handle())
     };
-    WORLD.set(World {
-        at_us: Some(at_us),
-        random: seed,
-        changes_before,
-        statements_run: false,
-        rowid_exhausted: false,
-    });
+    // Mixed first: the generator counts, so of two seeds that differ by a few steps one would repeat the other.
+    WORLD.set(World { at_us: Some(at_us), random: mixed(seed), changes_before, changes_known, ..NO_WORLD });
     Scope(())
 }
 
 impl Drop for Scope {
     fn drop(&mut self) {
-        WORLD.set(World { at_us: None, ..WORLD.get() });
+        WORLD.set(NO_WORLD);
     }
+}
+
+/// The time of the entry that this thread applies, in microseconds since 1970.
+pub fn entry_time_us() -> Option<i64> {
+    WORLD.get().at_us
 }
 
 /// Notes that a statement of the write has run, so that `changes()` has something to tell.
 pub fn statement_done() {
-    WORLD.set(World { statements_run: true, ..WORLD.get() });
+    WORLD.set(World { changes_known: true, ..WORLD.get() });
 }
 
 /// Did the write use the largest rowid? SQLite would go on with random ones.
@@ -82,7 +75,10 @@ fn next_random() -> u64 {
     let mut world = WORLD.get();
     world.random = world.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
     WORLD.set(world);
-    let mut z = world.random;
+    mixed(world.random)
+}
+
+fn mixed(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
@@ -100,7 +96,7 @@ pub fn install(db: &mut Connection) -> rusqlite::Result<()> {
         let db = unsafe { context.get_connection()? };
         // SAFETY: SQLite calls us from inside this connection.
         let changes = unsafe { ffi::sqlite3_changes64(db.handle()) };
-        Ok(if WORLD.get().statements_run { changes } else { 0 })
+        Ok(if WORLD.get().changes_known { changes } else { 0 })
     })?;
     db.create_scalar_function("total_changes", 0, flags, |context| {
         let db = unsafe { context.get_connection()? };
@@ -114,14 +110,15 @@ pub fn install(db: &mut Connection) -> rusqlite::Result<()> {
     }))
 }
 
+/// As SQLite's: the argument as an integer, and one byte for anything below 1.
 fn random_blob(context: &Context<'_>) -> rusqlite::Result<Vec<u8>> {
-    // As SQLite: anything below 1 gives one byte.
-    let length = context
-        .get::<Option<f64>>(0)
-        .ok()
-        .flatten()
-        .map_or_else(|| context.get::<Option<i64>>(0).ok().flatten().unwrap_or(1), |real| real as i64);
-    if length > MAX_RANDOM_BYTES {
+    let length = match context.get_raw(0) {
+        ValueRef::Integer(n) => n,
+        ValueRef::Real(real) => real as i64,
+        ValueRef::Text(text) | ValueRef::Blob(text) => leading_integer(text),
+        ValueRef::Null => 0,
+    };
+    if length > i64::from(MAX_VALUE_BYTES) {
         return Err(rusqlite::Error::SqliteFailure(
             ffi::Error::new(ffi::SQLITE_TOOBIG),
             Some("string or blob too big".into()),
@@ -134,63 +131,17 @@ fn random_blob(context: &Context<'_>) -> rusqlite::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Registers the VFS and the process-wide UTC rule, once.
-pub fn register_vfs() {
-    static DONE: OnceLock<()> = OnceLock::new();
-    DONE.get_or_init(|| {
-        // SAFETY: sqlite3_vfs_find returns the default VFS, which lives as long as the process. The
-        // copy keeps all of its methods, which use nothing of the struct but fields that are copied
-        // too; it is leaked, as SQLite keeps the pointer for ever. The clock methods replace ones of
-        // the same signature. The test control is documented for this use and takes a function
-        // `int(const void *time_t, void *tm)`, which `gmtime_r` is wrapped to be.
-        unsafe {
-            assert_eq!(ffi::sqlite3_initialize(), ffi::SQLITE_OK, "SQLite starts");
-            let base = ffi::sqlite3_vfs_find(std::ptr::null());
-            assert!(!base.is_null(), "SQLite has a default VFS");
-            let mut vfs = *base;
-            vfs.zName = VFS_NAME.as_ptr();
-            vfs.pNext = std::ptr::null_mut();
-            vfs.xCurrentTime = Some(current_time);
-            vfs.xCurrentTimeInt64 = Some(current_time_ms);
-            let vfs = Box::leak(Box::new(vfs));
-            assert_eq!(ffi::sqlite3_vfs_register(vfs, 0), ffi::SQLITE_OK, "the VFS registers");
-            ffi::sqlite3_test_control(
-                ffi::SQLITE_TESTCTRL_LOCALTIME_FAULT,
-                2 as c_int,
-                utc_as_localtime as unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int,
-            );
-        }
-    });
-}
-
-unsafe extern "C" {
-    /// POSIX; std links the C library that has it.
-    fn gmtime_r(time: *const c_void, tm: *mut c_void) -> *mut c_void;
-}
-
-unsafe extern "C" fn utc_as_localtime(time: *const c_void, tm: *mut c_void) -> c_int {
-    // SAFETY: SQLite passes a `time_t` and a `struct tm`.
-    c_int::from(unsafe { gmtime_r(time, tm) }.is_null())
-}
-
-/// The Julian day of 1970-01-01 in milliseconds, which SQLite counts in.
-const UNIX_EPOCH_JULIAN_MS: i64 = 210_866_760_000_000;
-
-fn now_ms() -> i64 {
-    let unix_us = WORLD.get().at_us.unwrap_or_else(|| {
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
-    });
-    UNIX_EPOCH_JULIAN_MS + unix_us.div_euclid(1000)
-}
-
-unsafe extern "C" fn current_time_ms(_: *mut ffi::sqlite3_vfs, out: *mut ffi::sqlite3_int64) -> c_int {
-    // SAFETY: SQLite passes a place for the answer.
-    unsafe { *out = now_ms() };
-    ffi::SQLITE_OK
-}
-
-unsafe extern "C" fn current_time(_: *mut ffi::sqlite3_vfs, out: *mut f64) -> c_int {
-    // SAFETY: as above.
-    unsafe { *out = now_ms() as f64 / 86_400_000.0 };
-    ffi::SQLITE_OK
+/// The integer that a text begins with, as `CAST(… AS INTEGER)` finds it.
+fn leading_integer(text: &[u8]) -> i64 {
+    let text = text.trim_ascii_start();
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        _ => (false, text),
+    };
+    let value = digits
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .fold(0_i64, |value, digit| value.saturating_mul(10).saturating_add(i64::from(digit - b'0')));
+    if negative { -value } else { value }
 }

@@ -1,0 +1,195 @@
+//! A job's steps on a shard: ownership, schema, registration. Idempotent, because a job's next leader
+//! starts its steps over: the answer of a step is kept with the job's id and given again.
+//!
+//! Jobs run one at a time, in order of their ids. So a step of a job that is not known here, while a
+//! later job's is, comes late: its job has ended, and it is refused.
+
+use std::io;
+
+use flotilla_shared::error::{Code, Error};
+use flotilla_shared::ids::{Epoch, JobId, SchemaVersion};
+use flotilla_shared::registry::{HOME, SchemaObject};
+use flotilla_shared::wire::{NewHome, ShardCommand, ShardReply, Statement};
+use rusqlite::{Connection, OptionalExtension};
+
+use super::apply::{Draft, Machine};
+use super::guard::{self, Mode};
+use super::ownership::Owned;
+use super::statements::{self, Halt, Moment};
+
+/// Jobs whose answers are kept, so that a repeated step answers like the first.
+const KEPT_JOBS: i64 = 64;
+
+/// Steps under this id run every time: a job undoes with them what it did.
+const UNDO: JobId = JobId(0);
+
+type Reply = Result<ShardReply, Error>;
+
+impl Machine {
+    /// Applies one step.
+    pub(super) fn shard_step(&self, draft: &mut Draft, step: &ShardCommand, moment: Moment) -> Result<Reply, Halt> {
+        match step {
+            ShardCommand::Own { placement, epoch, slots } => {
+                let known = draft.ownership.placements.get(placement).map(|owned| owned.epoch).unwrap_or_default();
+                if known < *epoch {
+                    draft.ownership.set(&self.db, *placement, Owned { epoch: *epoch, slots: slots.clone() })?;
+                }
+                Ok(Ok(ShardReply::Ok))
+            }
+            ShardCommand::Schema { sql, dry_run: true, .. } => self.dry_run(draft, sql, moment),
+            ShardCommand::Schema { job, version, sql, dry_run: false } => {
+                let done = self.once(*job, "schema", || {
+                    let done = self.schema(draft, sql, moment)?;
+                    if done.is_ok() {
+                        raise(draft, *version);
+                    }
+                    Ok(done)
+                })?;
+                // The schema is as of now even if the statement ran long ago.
+                Ok(done.and(Ok(ShardReply::Schema(schema_objects(&self.db)?))))
+            }
+            ShardCommand::Register { job, table, into, version } => {
+                self.once(*job, "register", || self.register(draft, table, into, *version))
+            }
+            ShardCommand::Describe => Ok(Ok(ShardReply::Schema(schema_objects(&self.db)?))),
+        }
+    }
+
+    /// Runs a job's step unless it was run before, and keeps its answer if it succeeded.
+    fn once(&self, job: JobId, step: &str, run: impl FnOnce() -> Result<Reply, Halt>) -> Result<Reply, Halt> {
+        if job == UNDO {
+            return run();
+        }
+        let job = job.0 as i64;
+        let kept: Option<Vec<u8>> = self
+            .db
+            .query_row("SELECT reply FROM _flotilla_jobs WHERE job = ?1 AND step = ?2", (job, step), |row| row.get(0))
+            .optional()?;
+        if let Some(kept) = kept {
+            return postcard::from_bytes(&kept).map(Ok).map_err(|error| Halt::Storage(io::Error::other(error)));
+        }
+        let latest: Option<i64> = self.db.query_row("SELECT max(job) FROM _flotilla_jobs", [], |row| row.get(0))?;
+        if latest.is_some_and(|latest| job < latest) {
+            return Ok(Err(Error::new(Code::Conflict, format!("job {job} has ended: a later one was here"))));
+        }
+        let reply = run()?;
+        if let Ok(reply) = &reply {
+            self.db.execute(
+                "INSERT INTO _flotilla_jobs (job, step, reply) VALUES (?1, ?2, ?3)",
+                (job, step, postcard::to_stdvec(reply).expect("replies encode")),
+            )?;
+            self.db.execute("DELETE FROM _flotilla_jobs WHERE job <= ?1", [job.saturating_sub(KEPT_JOBS)])?;
+        }
+        Ok(reply)
+    }
+
+    fn schema(&self, draft: &mut Draft, sql: &[String], moment: Moment) -> Result<Reply, Halt> {
+        let statements: Vec<Statement> = sql.iter().map(Statement::bare).collect();
+        if let Err(error) = self.statements(draft, Mode::Schema, &statements, moment)? {
+            return Ok(Err(error));
+        }
+        if let Some(error) = improper_names(&self.db)? {
+            return Err(Halt::Undo(error));
+        }
+        draft.counting = statements::triggers_count(&self.db)?;
+        Ok(Ok(ShardReply::Ok))
+    }
+
+    /// Tells whether statements would succeed, and undoes them.
+    fn dry_run(&self, draft: &mut Draft, sql: &[String], moment: Moment) -> Result<Reply, Halt> {
+        let counting = draft.counting;
+        self.db.execute_batch("SAVEPOINT dry")?;
+        let reply = self.schema(draft, sql, moment)?;
+        self.db.execute_batch("ROLLBACK TO dry; RELEASE dry")?;
+        draft.counting = counting;
+        Ok(reply)
+    }
+
+    fn register(&self, draft: &mut Draft, table: &str, into: &NewHome, version: SchemaVersion) -> Result<Reply, Halt> {
+        let Some(had_rows) = has_rows(&self.db, table)? else {
+            return Ok(Err(Error::new(Code::NoSuchTable, format!("no such table: {table}"))));
+        };
+        match into {
+            NewHome::New { placement, .. } if draft.ownership.placements.contains_key(placement) => {
+                // Its version would be set back, and plans made with later ones would pass for good.
+                let message = format!("placement {placement} is known to this shard already");
+                return Ok(Err(Error::new(Code::Conflict, message)));
+            }
+            NewHome::New { placement, share, all } => {
+                let slots = if had_rows { all } else { share };
+                draft.ownership.set(&self.db, *placement, Owned { epoch: Epoch(1), slots: slots.clone() })?;
+            }
+            NewHome::Existing { rows_may_stay } if had_rows && !rows_may_stay => {
+                let message = format!("{table} holds rows, and the table to colocate with is spread over other shards");
+                return Ok(Err(
+                    Error::new(Code::UnsafeRegistration, message).hint("register it before rows are inserted")
+                ));
+            }
+            NewHome::Existing { .. } => (),
+        }
+        // Whoever still plans with the table in the home placement is sent back to plan anew.
+        let mut home = draft.ownership.placements.get(&HOME).cloned().unwrap_or_default();
+        home.epoch.0 += 1;
+        draft.ownership.set(&self.db, HOME, home.clone())?;
+        raise(draft, version);
+        Ok(Ok(ShardReply::Registered { had_rows, home_epoch: home.epoch }))
+    }
+}
+
+fn raise(draft: &mut Draft, version: SchemaVersion) {
+    draft.applied.schema = draft.applied.schema.max(version);
+}
+
+/// What the guard cannot see while a statement is prepared: a table that was renamed to a name of
+/// ours, and columns that `CREATE TABLE … AS` gave random names.
+fn improper_names(db: &Connection) -> rusqlite::Result<Option<Error>> {
+    let mut query = db.prepare("SELECT type, name FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?;
+    let objects: Vec<(String, String)> =
+        query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    for (kind, name) in objects {
+        if guard::is_internal(&name) && !super::store::TABLES.contains(&name.as_str()) {
+            return Ok(Some(Error::new(
+                Code::Forbidden,
+                format!("{name}: names of that form are not open to clients"),
+            )));
+        }
+        if kind != "table" {
+            continue;
+        }
+        let mut query = db.prepare_cached("SELECT name FROM pragma_table_info(?1)")?;
+        let columns: Vec<String> = query.query_map([&name], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let random = |index: usize| statements::random_name_base(&columns[index], &columns[..index]).is_some();
+        if (0..columns.len()).any(random) {
+            let error = Error::new(Code::SqlError, format!("too many columns of one name in {name}"));
+            return Ok(Some(error.hint("name the columns with AS: SQLite would make names up at random")));
+        }
+    }
+    Ok(None)
+}
+
+/// All schema objects that are not ours, in an order in which they can be created.
+fn schema_objects(db: &Connection) -> rusqlite::Result<Vec<SchemaObject>> {
+    let mut query = db.prepare_cached(
+        "SELECT type, name, tbl_name, sql FROM sqlite_schema
+         WHERE sql IS NOT NULL AND name NOT LIKE '\\_flotilla\\_%' ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+         ORDER BY CASE type WHEN 'table' THEN 0 WHEN 'index' THEN 1 WHEN 'view' THEN 2 ELSE 3 END, rowid",
+    )?;
+    let objects = query.query_map([], |row| {
+        Ok(SchemaObject { kind: row.get(0)?, name: row.get(1)?, table: row.get(2)?, sql: row.get(3)?, placement: HOME })
+    })?;
+    objects.collect()
+}
+
+/// Does the table hold rows? `None` when clients know no such table.
+fn has_rows(db: &Connection, table: &str) -> rusqlite::Result<Option<bool>> {
+    let known: bool = db.query_row(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE)",
+        [table],
+        |row| row.get(0),
+    )?;
+    if !known || guard::is_internal(table) {
+        return Ok(None);
+    }
+    db.query_row(&format!("SELECT EXISTS (SELECT 1 FROM \"{}\")", table.replace('"', "\"\"")), [], |row| row.get(0))
+        .map(Some)
+}

@@ -1,0 +1,129 @@
+//! How long requests are remembered: a matter of entries, never of batches.
+
+use super::super::requests::{MAX_KEPT_BYTES, MAX_REQUESTS, Requests, WINDOW_US};
+use super::*;
+
+fn result(n: i64) -> WriteResult {
+    Ok(vec![StatementResult { last_insert_id: n, rows_affected: 1, rows: None }])
+}
+
+fn large(bytes: usize) -> WriteResult {
+    let values = vec![vec![Value::Text("x".repeat(bytes))]];
+    let rows = Some(Rows { columns: vec!["b".into()], types: vec!["".into()], values });
+    Ok(vec![StatementResult { last_insert_id: 0, rows_affected: 1, rows }])
+}
+
+fn database() -> rusqlite::Connection {
+    let db = rusqlite::Connection::open_in_memory().unwrap();
+    db.execute_batch("CREATE TABLE _flotilla_requests (first_seq INTEGER PRIMARY KEY, last_seq INTEGER, body BLOB)")
+        .unwrap();
+    db
+}
+
+fn digest(requests: &Requests) -> Vec<u8> {
+    let mut all = vec![];
+    requests.digest(|bytes| all.extend_from_slice(bytes));
+    all
+}
+
+/// An id is forgotten when its time is over, and applied anew, even within the batch that brought it.
+#[test]
+fn window() {
+    let ids: Vec<RequestId> = (1..=4).map(RequestId).collect();
+    // Each entry: its time, and the id that it applies unless it is known.
+    let entries =
+        [(0, ids[0]), (1, ids[1]), (WINDOW_US, ids[0]), (WINDOW_US + 1, ids[0]), (WINDOW_US + 2, ids[1]), (9, ids[2])];
+    let run = |borders: &[usize]| {
+        let (db, mut requests, mut first) = (database(), Requests::default(), vec![]);
+        for (number, (at_us, id)) in entries.iter().enumerate() {
+            requests.expire(*at_us);
+            first.push(requests.find(*id));
+            if requests.find(*id).is_none() {
+                requests.remember(*id, *at_us, &result(number as i64));
+            }
+            if borders.contains(&number) {
+                requests.write(&db).unwrap();
+                requests.settle();
+                let first = requests.first();
+                let loaded = Requests::load(&db, first).unwrap();
+                assert_eq!(digest(&loaded), digest(&requests));
+                requests = loaded;
+            }
+        }
+        requests.write(&db).unwrap();
+        requests.settle();
+        (first, requests.first(), digest(&requests))
+    };
+    let apart = run(&[0, 1, 2, 3, 4]);
+    assert_eq!(apart.0, [None, None, Some(result(0)), None, None, None]);
+    for borders in [&[][..], &[0], &[1], &[2], &[3], &[0, 3], &[1, 4]] {
+        assert_eq!(run(borders), apart, "{borders:?}");
+    }
+}
+
+/// A batch that is given up leaves everything as it was, also what it had displaced.
+#[test]
+fn abandoned_batches() {
+    let (db, mut requests) = (database(), Requests::default());
+    for n in 1..=3 {
+        requests.remember(RequestId(n), n as i64, &large(100));
+    }
+    requests.write(&db).unwrap();
+    requests.settle();
+    let before = digest(&requests);
+    for at_us in [WINDOW_US + 2, 2 * WINDOW_US + 5, 3 * WINDOW_US + 9] {
+        requests.expire(at_us);
+        assert_eq!(requests.find(RequestId(1)), None);
+        requests.remember(RequestId(1), at_us, &result(9));
+    }
+    requests.abandon();
+    assert_eq!(digest(&requests), before);
+    assert_eq!(requests.first(), 0);
+    assert_eq!(requests.find(RequestId(1)), Some(large(100)));
+    assert_eq!(requests.len(), 3);
+}
+
+/// No more ids are remembered than the bound says, and rows that no longer count are deleted.
+#[test]
+fn count() {
+    let (db, mut requests) = (database(), Requests::default());
+    let all = MAX_REQUESTS as u128 + 10;
+    for n in 0..all {
+        requests.expire(0);
+        requests.remember(RequestId(n), 0, &result(1));
+        if n % 10_000 == 0 || n == all - 1 {
+            requests.write(&db).unwrap();
+            requests.settle();
+        }
+    }
+    requests.expire(0);
+    requests.write(&db).unwrap();
+    requests.settle();
+    assert_eq!(requests.len(), MAX_REQUESTS);
+    assert_eq!(requests.find(RequestId(9)), None);
+    assert!(requests.find(RequestId(10)).is_some());
+    let oldest: i64 = db.query_row("SELECT min(last_seq) FROM _flotilla_requests", [], |row| row.get(0)).unwrap();
+    assert_eq!(oldest, 10_000);
+}
+
+/// Kept results are bounded in bytes together: beyond, ids are remembered without their rows, and a
+/// batch of large results is written in rows that SQLite takes.
+#[test]
+fn bytes() {
+    let (db, mut requests) = (database(), Requests::default());
+    db.set_limit(rusqlite::limits::Limit::SQLITE_LIMIT_LENGTH, 16 << 20).unwrap();
+    let each = 60 << 10;
+    let fit = MAX_KEPT_BYTES / each;
+    for n in 0..fit as u128 + 100 {
+        requests.remember(RequestId(n), 0, &large(each));
+    }
+    requests.write(&db).unwrap();
+    requests.settle();
+    let loaded = Requests::load(&db, 0).unwrap();
+    assert_eq!(digest(&loaded), digest(&requests));
+    assert_eq!(loaded.find(RequestId(0)), Some(large(each)));
+    assert_eq!(code(&loaded.find(RequestId(fit as u128 + 50)).unwrap()), Code::ResultForgotten);
+    requests.expire(WINDOW_US + 1);
+    requests.remember(RequestId(0), 0, &large(each));
+    assert_eq!(requests.find(RequestId(0)), Some(large(each)), "there is room again");
+}
