@@ -81,8 +81,7 @@ async fn everything_is_killed_as_the_log_rotates() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_ends_of_a_snapshot_are_killed() {
     const ROW_BYTES: usize = 60_000;
-    let layout =
-        Layout { shards: 1, relays: true, flags: flags(&["--snapshot-threshold", "32"]), ..Layout::default() };
+    let layout = Layout { shards: 1, relays: true, flags: flags(&["--snapshot-threshold", "32"]), ..Layout::default() };
     let mut cluster = Cluster::start(layout).await;
     writers::make_table(&mut cluster.session()).await;
     let leader = cluster.leader("shard1").await;
@@ -117,11 +116,9 @@ async fn both_ends_of_a_snapshot_are_killed() {
     writers::check(&mut cluster.session(), &journals, ROW_BYTES).await;
     cluster.contents().await;
     for node in 0..3 {
-        eventually("files of ended transfers are gone", PATIENCE, async || {
-            match cluster.incoming(node, "shard1") {
-                left if left.is_empty() => Ok(()),
-                left => Err(format!("{left:?}")),
-            }
+        eventually("files of ended transfers are gone", PATIENCE, async || match cluster.incoming(node, "shard1") {
+            left if left.is_empty() => Ok(()),
+            left => Err(format!("{left:?}")),
         })
         .await;
     }

@@ -11,7 +11,7 @@ use flotilla_shared::ids::{GroupId, META, NodeId};
 
 use super::node::ProxyTask;
 use super::stop_signal;
-use crate::http_client::{Call, Client};
+use crate::http_client::{BaseUrl, Call, Client};
 use crate::logging;
 
 /// Most nodes of a development cluster: all of them share one machine.
@@ -122,7 +122,7 @@ async fn settle(nodes: &mut [Node]) -> Result<(), String> {
 
 /// Waits until the proxy can answer.
 async fn wait_ready(port: u16) -> Result<(), String> {
-    let url = format!("http://127.0.0.1:{port}").parse().map_err(|error| error.to_string())?;
+    let url: BaseUrl = format!("http://127.0.0.1:{port}").parse()?;
     let mut client = Client::new(url);
     let deadline = tokio::time::Instant::now() + READY;
     // /readyz tells that the proxy knows the cluster; a query, that its home shard has a leader.
