@@ -106,12 +106,12 @@ pub struct Replica {
 pub struct Table {
     /// Its name.
     pub name: String,
-    /// `hash`, `range`, `list`, `reference` or its home.
+    /// The placement that it shares with the tables colocated with it; 0 for unsharded tables.
     pub placement: Json,
     /// The columns of its shard key.
     pub key: Json,
-    /// The shards that hold it.
-    pub shards: Vec<String>,
+    /// The shards that hold it: objects with an `id` and how many `slots` each owns.
+    pub shards: Vec<Json>,
 }
 
 /// One job.
@@ -260,10 +260,19 @@ fn tables(status: &Status) -> comfy_table::Table {
             escape(&entry.name),
             plain(&entry.placement),
             plain(&entry.key),
-            escape(&entry.shards.join(", ")),
+            escape(&entry.shards.iter().map(shard).collect::<Vec<_>>().join(", ")),
         ]);
     }
     table
+}
+
+/// `shard1 (5462 slots)`; without the number for what does not tell it.
+fn shard(shard: &Json) -> String {
+    match (shard["id"].as_str(), shard["slots"].as_u64()) {
+        (Some(id), Some(slots)) => format!("{id} ({})", count(slots, "slot")),
+        (Some(id), None) => id.to_owned(),
+        (None, _) => plain(shard),
+    }
 }
 
 fn jobs(status: &Status) -> comfy_table::Table {
@@ -295,7 +304,7 @@ mod tests {
             {"node":1,"replica":101,"role":"leader","last_log":120,"committed":120,"applied":120,"lag":0},
             {"node":2,"replica":102,"role":"unreachable"}]},
           {"id":"shard1","leader":null,"term":4,"replicas":[]}],
-        "tables":[{"name":"users","placement":"hash","key":["id"],"shards":["shard1"]}],
+        "tables":[{"name":"users","placement":1,"key":["id"],"shards":[{"id":"shard1","slots":2,"epoch":1},{"id":"shard2"}]}],
         "jobs":[{"id":"1","kind":"schema","state":"running","percent":10,"step":"apply","zone":"new field"}]}"#;
 
     /// Every part shows; a group's head only once; a group without a leader is named.
@@ -311,7 +320,7 @@ mod tests {
             "| meta   | node 1 | 3    | 1    | 101     | leader      | 120      | 120       | 120     | 0   |",
             "|        |        |      | 2    | 102     | unreachable |          |           |         |     |",
             "| shard1 | NONE   | 4    |",
-            "| users | hash      | id  | shard1 |",
+            "| users | 1         | id  | shard1 (2 slots), shard2 |",
             "| 1   | schema | running | 10      | apply |       |",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
