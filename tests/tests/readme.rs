@@ -1,0 +1,232 @@
+//! The README's calls and commands, as written there, against `flotilla dev` and `deploy/cluster.sh`.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use flotilla_tests::harness::binary::{flotilla, repository};
+use flotilla_tests::harness::cluster::process_ready;
+use flotilla_tests::harness::ports::free_ports;
+use flotilla_tests::harness::wait::PATIENCE;
+use flotilla_tests::harness::{Client, Process, Session, eventually};
+use rustix::process::Signal;
+use serde_json::{Value as Json, json};
+
+/// `flotilla dev` in a folder of its own.
+struct Dev {
+    process: Process,
+    address: String,
+    folder: tempfile::TempDir,
+}
+
+impl Dev {
+    async fn start() -> Self {
+        // The proxy, and two ports for each of three nodes.
+        let port = free_ports(7);
+        let folder = tempfile::tempdir().unwrap();
+        let args = ["dev", "--ephemeral", "--port", &port.to_string()].map(str::to_owned).to_vec();
+        let mut process = Process::new("dev", args, folder.path().join("dev.log"));
+        process.start();
+        let address = format!("127.0.0.1:{port}");
+        process_ready(&mut process, &address).await;
+        eventually("the banner is printed", PATIENCE, async || match process.output() {
+            output if output.contains("flotilla sql --url") => Ok(()),
+            output => Err(output),
+        })
+        .await;
+        Self { process, address, folder }
+    }
+
+    /// Runs a `flotilla` command against it.
+    fn command(&self, args: &[&str], input: Option<&str>) -> Output {
+        let mut command = Command::new(flotilla());
+        command.args(args).env("FLOTILLA_URL", format!("http://{}", self.address)).current_dir(self.folder.path());
+        command.stdin(match input {
+            Some(text) => {
+                let path = self.folder.path().join("input");
+                std::fs::write(&path, text).unwrap();
+                Stdio::from(std::fs::File::open(path).unwrap())
+            }
+            None => Stdio::null(),
+        });
+        command.output().unwrap()
+    }
+
+    fn succeeds(&self, args: &[&str], input: Option<&str>) -> String {
+        let output = self.command(args, input);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{args:?}: {out}{err}");
+        out.into_owned()
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.process.show_log();
+        }
+    }
+}
+
+/// What `curl -d` sends.
+async fn curl(client: &mut Client, path: &str, data: &str) -> Json {
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    client.send("POST", path, &form, data.to_owned()).await.unwrap().expect(data)
+}
+
+/// The eight calls give the answers that a reader expects, and again when they are repeated.
+async fn eight_calls(dev: &Dev) {
+    let client = &mut Client::new(&dev.address);
+    let create = r#"{"query":"CREATE TABLE IF NOT EXISTS users (id INTEGER PRIMARY KEY, name TEXT, email TEXT)"}"#;
+    let register = r#"{"table_name":"users", "shard_key":"id", "shard_func":"hash"}"#;
+    let add = r#"{"table_name":"users", "shard_id":"shard1"}"#;
+    curl(client, "/execute", create).await;
+    let registered = curl(client, "/table/register", register).await;
+    assert_eq!(registered["table"]["shard_key"], json!(["id"]), "{registered}");
+    curl(client, "/table/add-to-shard", add).await;
+
+    let john = r#"{"query":"INSERT INTO users (name, email) VALUES (?, ?)", "args":["John Doe", "john@example.com"]}"#;
+    let john = curl(client, "/execute", john).await["results"][0].take();
+    assert_eq!(john["rows_affected"], 1);
+    let id = john["last_insert_id"].as_i64().unwrap();
+    assert!(id > 0 && id != 456, "{john}");
+
+    // Two -d of curl are joined with an ampersand.
+    let jane = r#"{"query":"INSERT INTO users (id, name, email) VALUES (?, ?, ?)", "args":["456", "Jane Doe", "jane@example.com"]}&auto_route=true"#;
+    let jane = curl(client, "/execute", jane).await;
+    assert_eq!(jane["results"], json!([{ "last_insert_id": 456, "rows_affected": 1 }]));
+
+    let path = "/query?q=SELECT%20*%20FROM%20users%20WHERE%20id%3D456&auto_route=true";
+    let found = client.get(path).await.unwrap().expect(path);
+    let wanted = json!([{
+        "columns": ["id", "name", "email"],
+        "types": ["integer", "text", "text"],
+        "values": [[456, "Jane Doe", "jane@example.com"]],
+    }]);
+    assert_eq!(found["results"], wanted);
+
+    let all = curl(client, "/sql", r#"{"sql":"SELECT * FROM users"}"#).await;
+    let mut rows = all["results"][0]["values"].as_array().unwrap().clone();
+    rows.sort_by_key(|row| row[1].to_string());
+    assert_eq!(rows, [json!([456, "Jane Doe", "jane@example.com"]), json!([id, "John Doe", "john@example.com"])]);
+
+    let status = client.get("/status").await.unwrap().expect("/status");
+    assert_eq!(status["nodes"].as_array().unwrap().len(), 3);
+    let groups: Vec<&str> = status["groups"].as_array().unwrap().iter().map(|g| g["id"].as_str().unwrap()).collect();
+    assert_eq!(groups, ["meta", "shard1", "shard2", "shard3"]);
+    assert!(status["groups"].as_array().unwrap().iter().all(|group| group["leader"].is_u64()), "{status}");
+
+    // Nobody minds a second reading of the README.
+    curl(client, "/execute", create).await;
+    assert_eq!(curl(client, "/table/register", register).await["already_registered"], true);
+    assert_eq!(curl(client, "/table/add-to-shard", add).await["already_there"], true);
+}
+
+fn shell(dev: &Dev) {
+    let shown = dev.succeeds(&["sql", "-c", "SELECT id, name FROM users WHERE id = 456"], None);
+    assert!(shown.contains("456") && shown.contains("Jane Doe"), "{shown}");
+    let script = "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT);\n-- a comment; with a semicolon\n\
+                  INSERT INTO notes VALUES (1, 'one; two'), (2, 'it''s');\nSELECT text FROM notes ORDER BY id;\n";
+    let shown = dev.succeeds(&["sql"], Some(script));
+    assert!(shown.contains("one; two") && shown.contains("it's"), "{shown}");
+    let failed = dev.command(&["sql", "-c", "SELECT * FROM nowhere"], None);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("no such table: nowhere"), "{failed:?}");
+
+    let shown = dev.succeeds(&["status"], None);
+    for word in ["meta", "shard1", "shard2", "shard3", "users", "leader"] {
+        assert!(shown.contains(word), "{word} is missing: {shown}");
+    }
+    dev.succeeds(&["admin", "register", "notes", "--key", "id"], None);
+    let shown = dev.succeeds(&["sql", "-c", "SELECT text FROM notes WHERE id = 2"], None);
+    assert!(shown.contains("it's"), "{shown}");
+}
+
+/// The eight calls, the shell, `status`, `admin` and `bench` against one `flotilla dev`, which then stops
+/// when told and leaves nothing behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_readme_works_against_dev() {
+    let mut dev = Dev::start().await;
+    eight_calls(&dev).await;
+    shell(&dev);
+    let shown = dev.succeeds(&["bench", "write", "--clients", "4", "--duration", "1s", "--json"], None);
+    println!("{}", shown.trim());
+    let report: Json = serde_json::from_str(&shown).unwrap();
+    assert!(report.to_string().contains("p99"), "{report}");
+    let shown = dev.succeeds(&["bench", "read", "--rows", "200", "--duration", "1s"], None);
+    println!("{}", shown.trim());
+
+    dev.process.signal(Signal::TERM);
+    let status = dev.process.exit(Duration::from_secs(20)).await;
+    assert!(status.success(), "{status}");
+    assert!(!dev.folder.path().join("flotilla-data").exists());
+}
+
+/// One `deploy/cluster.sh` command on a data folder.
+fn script(data: &Path, args: &[&str]) -> String {
+    let output = Command::new(repository().join("deploy/cluster.sh"))
+        .args(args)
+        .arg("--data")
+        .arg(data)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{args:?}: {out}{err}");
+    out.into_owned()
+}
+
+/// Ends what the script has started, whatever happens.
+struct Destroy<'a>(&'a Path);
+
+impl Drop for Destroy<'_> {
+    fn drop(&mut self) {
+        let mut command = Command::new(repository().join("deploy/cluster.sh"));
+        command
+            .args(["destroy", "--data"])
+            .arg(self.0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command.status().ok();
+    }
+}
+
+/// `up`, a write, `kill` of a replica, a write, `start`, `down`, `up` again with both rows, `destroy`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cluster_script_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("cluster");
+    // Three replicas each of meta and two shards, two ports each; and the proxy.
+    let base = free_ports(19);
+    let (first, proxy) = (base.to_string(), (base + 18).to_string());
+    let binary = flotilla().to_str().unwrap();
+    let up = ["up", "--shards", "2", "--replicas", "3", "--base-port", &first, "--port", &proxy, "--bin", binary];
+    let _destroy = Destroy(&data);
+    let shown = script(&data, &up);
+    assert!(shown.contains("shard2/3"), "{shown}");
+    let mut session = Session::new([format!("127.0.0.1:{proxy}")]);
+    session.create("CREATE TABLE t (a INTEGER PRIMARY KEY)", "t", "a", None).await;
+    let insert = |a: u64| json!({ "query": "INSERT INTO t VALUES (?)", "args": [a] });
+    for a in 1..=20 {
+        session.insist("/execute", &insert(a), Some(&format!("row {a}"))).await;
+    }
+    script(&data, &["kill", "shard1/2"]);
+    for a in 21..=40 {
+        session.insist("/execute", &insert(a), Some(&format!("row {a}"))).await;
+    }
+    // By now there is a leader again; without one `status` fails, as it should.
+    let shown = script(&data, &["status"]);
+    let line = shown.lines().find(|line| line.starts_with("shard1/2")).unwrap_or_else(|| panic!("{shown}"));
+    assert!(line.contains("stopped"), "{shown}");
+    let shown = script(&data, &["start", "shard1/2"]);
+    assert!(shown.contains("ready"), "{shown}");
+    let shown = script(&data, &["status"]);
+    assert_eq!(shown.lines().filter(|line| line.contains(" ready ")).count(), 10, "{shown}");
+    script(&data, &["down"]);
+    script(&data, &["up", "--bin", binary]);
+    let rows = session.rows("SELECT a FROM t", json!([])).await;
+    assert_eq!(rows.len(), 40);
+    script(&data, &["destroy"]);
+    assert!(!data.exists());
+}
