@@ -24,8 +24,9 @@ use crate::state::store::block;
 /// Longest that a watch may wait.
 const MAX_WATCH: Duration = Duration::from_secs(60);
 
-/// Longest that a watch may wait at a node that has never seen a registry: nodes that start together ask
-/// each other, and whoever gets the first replica of `meta` is better asked directly.
+/// Longest that a watch may wait at a node without a replica of `meta`. Such a node is only asked while
+/// a cluster is being made, or a lost replica replaced; it follows the registry itself, perhaps by asking
+/// those who ask it, so they had better ask the next one soon.
 const MAX_BLIND_WATCH: Duration = Duration::from_millis(200);
 
 /// Longest that a read may take.
@@ -225,8 +226,7 @@ async fn watch(host: &Arc<Host>, since: u64, wait: Duration, fresh: bool) -> Res
     if fresh {
         return Err(Error::not_leader(host.cluster().leader(META)));
     }
-    let longest = if host.cluster().registry().version == 0 { MAX_BLIND_WATCH } else { MAX_WATCH };
-    let deadline = tokio::time::Instant::now() + wait.min(longest);
+    let deadline = tokio::time::Instant::now() + wait.min(MAX_BLIND_WATCH);
     match host.cluster().wait_until(deadline, |registry| registry.version > since).await {
         Ok(registry) => Ok(newer(&registry)),
         Err(_) => Ok(None),
