@@ -85,6 +85,29 @@ impl Session {
         }
     }
 
+    /// Repeats a GET until it is answered.
+    ///
+    /// # Panics
+    /// When it is refused, or not answered within [`PATIENCE`].
+    pub async fn insist_get(&mut self, path: &str) -> Json {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let why = match self.client().get(path).await {
+                Ok(reply) => match judge(&reply) {
+                    Ok(body) => return body,
+                    Err(Trouble::Refused(why)) => panic!("{path} is refused: {why}"),
+                    Err(Trouble::Again(why)) => why,
+                },
+                Err(why) => {
+                    self.at = (self.at + 1) % self.clients.len();
+                    why
+                }
+            };
+            assert!(Instant::now() < deadline, "{path}: no answer within {PATIENCE:?}: {why}");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
     /// Runs one statement once.
     ///
     /// # Panics
