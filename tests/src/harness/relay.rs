@@ -124,7 +124,7 @@ async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: impl Fn
 
 /// Timers are rounded up to whole milliseconds, which is too coarse for short round trips.
 async fn sleep_until(at: Instant) {
-    let coarse = Duration::from_millis(2);
+    let coarse = Duration::from_millis(1);
     if at > Instant::now() + coarse {
         tokio::time::sleep_until(at - coarse).await;
     }
