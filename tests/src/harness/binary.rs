@@ -31,7 +31,9 @@ fn build() -> PathBuf {
     let target = profile.parent().expect("profiles lie in the target folder");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(repository()).args(["build", "--quiet", "--package", "flotilla", "--target-dir"]).arg(target);
+    // The whole workspace: one package alone would choose fewer features, and build every dependency anew.
+    command.current_dir(repository()).args(["build", "--quiet", "--workspace", "--bin", "flotilla", "--target-dir"]);
+    command.arg(target);
     match profile.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => (),
         Some("release") => drop(command.arg("--release")),
