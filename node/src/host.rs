@@ -310,7 +310,9 @@ impl Host {
         let state = StateHandle::open(store, db, group)?;
         let config = raft_config(&self.options, group).validate().map_err(io::Error::other)?;
         let network = Network::new(Arc::clone(&self.cluster), group);
-        let log: GroupLog<Types> = GroupLog::new(self.wal.clone(), group);
+        let mut log: GroupLog<Types> = GroupLog::new(self.wal.clone(), group);
+        let applied = state.lock().applied.log_id;
+        log.drop_contradicted(applied).await?;
         let raft = Raft::new(id.0, Arc::new(config), network, log, state.machine()).await.map_err(io::Error::other)?;
         let (proposals, waiting_writes) = mpsc::channel(MAX_WAITING);
         let (reads, waiting_reads) = mpsc::channel(MAX_WAITING);

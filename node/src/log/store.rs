@@ -111,6 +111,32 @@ fn range_of(range: &impl RangeBounds<u64>) -> (u64, u64) {
     (start, end)
 }
 
+impl<C> GroupLog<C>
+where
+    C: RaftTypeConfig,
+    C::Entry: Serialize + DeserializeOwned,
+    C::Vote: Serialize + DeserializeOwned,
+    LogIdOf<C>: Serialize + DeserializeOwned,
+{
+    /// Drops entries that the applied state contradicts. Call it before the consensus library starts.
+    ///
+    /// A replica applies what the others have committed without waiting for its own disk. If it crashes
+    /// then, the state may hold an entry of a newer leader while the log still ends with entries of an
+    /// older one, which were being replaced. They can never be committed, and the library refuses to
+    /// start over such a log; what it does handle is a log that ends before the applied entry.
+    ///
+    /// # Errors
+    /// The log's failure.
+    pub async fn drop_contradicted(&mut self, applied: Option<LogIdOf<C>>) -> Result<(), io::Error> {
+        let Some(applied) = applied else { return Ok(()) };
+        let last = self.get_log_state().await?.last_log_id;
+        if last.is_some_and(|last| last < applied && last.index >= applied.index) {
+            self.wal.truncate_from(self.group, applied.index).await?;
+        }
+        Ok(())
+    }
+}
+
 impl<C> RaftLogReader<C> for GroupLog<C>
 where
     C: RaftTypeConfig,

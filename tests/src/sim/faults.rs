@@ -55,6 +55,9 @@ fn someone(world: &World) -> u64 {
 }
 
 async fn one(world: &Arc<World>) {
+    if world.has(Bug::VotesAtOnce) && world.rng().percent(30) {
+        return desert(world);
+    }
     let node = someone(world);
     let dice = world.rng().below(100);
     match dice {

@@ -1,8 +1,8 @@
 //! The network between replicas: late, lossy, cut, sometimes twice.
 //!
 //! Single messages (votes, heartbeats when not pipelined) may be lost, overtake each other and arrive
-//! twice. A stream of appends ([`lane`](super::lane)) and a page transfer
-//! ([`transfer`](super::transfer)) keep their order, as a connection does, and end when a message of
+//! twice. A stream of appends ([`lane`]) and a page transfer
+//! ([`transfer`]) keep their order, as a connection does, and end when a message of
 //! theirs meets a cut link. A link is cut in each direction by itself.
 
 use std::future::Future;

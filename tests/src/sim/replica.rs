@@ -107,7 +107,11 @@ impl Process {
 /// Starts a process on a node that has none.
 pub async fn start(world: &Arc<World>, node: u64) {
     let Some(process) = open(world, node) else { return };
-    let log = GroupLog::<SimTypes>::new(process.wal.clone(), GROUP);
+    let mut log = GroupLog::<SimTypes>::new(process.wal.clone(), GROUP);
+    let applied = process.state.lock().applied.log_id;
+    if let Err(error) = log.drop_contradicted(applied).await {
+        return world.violation(format_args!("the log of {node} cannot be put right: {error}"));
+    }
     let log = SimLog::new(Arc::clone(world), node, log, Arc::clone(process.store()));
     let network = Network::new(Arc::clone(world), Arc::clone(&process));
     let machine = SimMachine::new(Arc::clone(world), Arc::clone(&process));
