@@ -6,6 +6,7 @@
 //! [`rpc`], sent by [`client`], and what goes wrong on the way is an [`error::Error`].
 
 pub mod client;
+pub mod closed;
 pub mod error;
 pub mod http;
 pub mod ids;

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
+use flotilla_shared::closed::{is_internal, is_read_pragma};
 use flotilla_shared::error::{Code, Error};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
@@ -26,25 +27,6 @@ pub const MAX_STEPS: u32 = 1_000_000_000;
 
 /// Steps between two looks at the count.
 pub const STEPS_PER_CHECK: i32 = 1_000_000;
-
-/// Prefix of our own tables.
-pub const INTERNAL_PREFIX: &str = "_flotilla_";
-
-/// PRAGMAs that only tell about the schema. For reads: what they say, and in which order, may depend
-/// on what the connection has done before, so writes do without.
-const READ_PRAGMAS: &[&str] = &[
-    "table_info",
-    "table_xinfo",
-    "table_list",
-    "index_list",
-    "index_info",
-    "index_xinfo",
-    "foreign_key_list",
-    "function_list",
-    "collation_list",
-    "module_list",
-    "pragma_list",
-];
 
 /// What SQLite itself runs inside `ALTER TABLE … ADD COLUMN`, to check existing rows.
 const SCHEMA_PRAGMA: &str = "quick_check";
@@ -199,12 +181,6 @@ pub fn is_step_limit(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqliteFailure(failure, _) if failure.extended_code == ffi::SQLITE_INTERRUPT)
 }
 
-/// Is it a name of ours, which no client's object may have?
-pub fn is_internal(name: &str) -> bool {
-    let (bytes, prefix) = (name.as_bytes(), INTERNAL_PREFIX.as_bytes());
-    bytes.len() >= prefix.len() && bytes[..prefix.len()].eq_ignore_ascii_case(prefix)
-}
-
 fn is_any(name: &str, names: &[&str]) -> bool {
     names.iter().any(|other| other.eq_ignore_ascii_case(name))
 }
@@ -243,7 +219,7 @@ impl State {
             }
             A::Function { function_name } => !function_name.eq_ignore_ascii_case("load_extension"),
             A::Pragma { pragma_name, .. } => match read {
-                true => is_any(pragma_name, READ_PRAGMAS),
+                true => is_read_pragma(pragma_name),
                 false => schema && pragma_name.eq_ignore_ascii_case(SCHEMA_PRAGMA),
             },
             A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. } => {

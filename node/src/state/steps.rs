@@ -6,6 +6,7 @@
 
 use std::io;
 
+use flotilla_shared::closed::is_internal;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{Epoch, JobId, SchemaVersion};
 use flotilla_shared::registry::{HOME, SchemaObject};
@@ -13,7 +14,7 @@ use flotilla_shared::wire::{NewHome, ShardCommand, ShardReply, Statement};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::apply::{Draft, Machine};
-use super::guard::{self, Mode};
+use super::guard::Mode;
 use super::ownership::Owned;
 use super::statements::{self, Halt, Moment};
 
@@ -147,7 +148,7 @@ fn improper_names(db: &Connection) -> rusqlite::Result<Option<Error>> {
     let objects: Vec<(String, String)> =
         query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     for (kind, name) in objects {
-        if guard::is_internal(&name) && !super::store::TABLES.contains(&name.as_str()) {
+        if is_internal(&name) && !super::store::TABLES.contains(&name.as_str()) {
             return Ok(Some(Error::new(
                 Code::Forbidden,
                 format!("{name}: names of that form are not open to clients"),
@@ -187,7 +188,7 @@ fn has_rows(db: &Connection, table: &str) -> rusqlite::Result<Option<bool>> {
         [table],
         |row| row.get(0),
     )?;
-    if !known || guard::is_internal(table) {
+    if !known || is_internal(table) {
         return Ok(None);
     }
     db.query_row(&format!("SELECT EXISTS (SELECT 1 FROM \"{}\")", table.replace('"', "\"\"")), [], |row| row.get(0))

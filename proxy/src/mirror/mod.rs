@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use flotilla_shared::closed::is_internal;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::SchemaVersion;
 use flotilla_shared::registry::Registry;
@@ -283,8 +284,7 @@ fn check_words(tokens: &Tokens<'_>) -> Result<(), Error> {
         ));
     }
     let names = |index: &usize| matches!(tokens.list[*index].kind, crate::lex::Kind::Word | crate::lex::Kind::Quoted);
-    let internal =
-        (0..tokens.list.len()).filter(names).filter_map(|index| tokens.name(index)).find(|n| record::is_internal(n));
+    let internal = (0..tokens.list.len()).filter(names).filter_map(|index| tokens.name(index)).find(|n| is_internal(n));
     match internal {
         Some(name) => Err(record::forbidden(
             format!("table {name} is internal"),
@@ -300,7 +300,7 @@ fn refusal(record: Record, error: &rusqlite::Error, tokens: &Tokens<'_>) -> Erro
         return refused;
     }
     let named_as_text = (0..tokens.list.len()).any(|index| {
-        tokens.list[index].kind == crate::lex::Kind::Text && tokens.name(index).is_some_and(|n| record::is_internal(&n))
+        tokens.list[index].kind == crate::lex::Kind::Text && tokens.name(index).is_some_and(|n| is_internal(&n))
     });
     let error = Error::from_sqlite(error);
     if error.code == Code::NoSuchTable && named_as_text {

@@ -7,27 +7,9 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use flotilla_shared::closed::{is_internal, is_read_pragma};
 use flotilla_shared::error::{Code, Error};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
-
-/// Names that belong to Flotilla; no client may see or make them.
-pub const INTERNAL_PREFIX: &str = "_flotilla_";
-
-/// Pragmas that only tell about the schema or the build.
-const READ_PRAGMAS: &[&str] = &[
-    "table_info",
-    "table_xinfo",
-    "table_list",
-    "index_list",
-    "index_info",
-    "index_xinfo",
-    "foreign_key_list",
-    "function_list",
-    "collation_list",
-    "module_list",
-    "pragma_list",
-    "compile_options",
-];
 
 /// Tables that show the inside of a database file.
 const INSIDE_TABLES: &[&str] = &["sqlite_dbpage", "dbstat", "sqlite_stmt", "bytecode", "tables_used"];
@@ -89,7 +71,7 @@ impl Record {
             }
             A::Pragma { pragma_name, .. } => {
                 self.pragma = true;
-                let known = READ_PRAGMAS.iter().any(|name| name.eq_ignore_ascii_case(pragma_name));
+                let known = is_read_pragma(pragma_name);
                 (!known).then(|| forbidden(format!("PRAGMA {pragma_name} is not open to clients"), "table_info, index_list, foreign_key_list and other pragmas that only tell about the schema are"))
             }
             A::Function { function_name } => function_name
@@ -136,13 +118,6 @@ fn transaction() -> Error {
 /// A refusal that no retry changes.
 pub fn forbidden(message: impl Into<String>, hint: &str) -> Error {
     Error::new(Code::Forbidden, message).hint(hint)
-}
-
-/// Is that a name of our own?
-pub fn is_internal(name: &str) -> bool {
-    name.as_bytes()
-        .get(..INTERNAL_PREFIX.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(INTERNAL_PREFIX.as_bytes()))
 }
 
 fn inside(table: &str) -> Option<Error> {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use flotilla_shared::closed::is_internal;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::registry::{HOME, Registry, Table};
 use rusqlite::Connection;
@@ -45,7 +46,7 @@ pub fn check_schema_statement(mirror: &Mirror, prepared: &Prepared) -> Result<Sc
     let before = objects(&db).map_err(sqlite)?;
     db.execute(&prepared.sql, []).map_err(sqlite)?;
     let after = objects(&db).map_err(sqlite)?;
-    if let Some((_, name, ..)) = after.difference(&before).find(|(_, name, ..)| record::is_internal(name)) {
+    if let Some((_, name, ..)) = after.difference(&before).find(|(_, name, ..)| is_internal(name)) {
         return Err(record::forbidden(format!("{name} is an internal name"), "choose another name"));
     }
     let verb = tokens.text(at).to_ascii_uppercase();

@@ -1,0 +1,46 @@
+//! What is closed to clients by name: Flotilla's own tables, and all PRAGMAs but those that only
+//! tell. The proxy refuses early by it, the node for certain.
+
+/// Names that belong to Flotilla; no client may see or make them.
+pub const INTERNAL_PREFIX: &str = "_flotilla_";
+
+/// PRAGMAs that only tell about the schema.
+pub const READ_PRAGMAS: &[&str] = &[
+    "table_info",
+    "table_xinfo",
+    "table_list",
+    "index_list",
+    "index_info",
+    "index_xinfo",
+    "foreign_key_list",
+    "function_list",
+    "collation_list",
+    "module_list",
+    "pragma_list",
+    "compile_options",
+];
+
+/// Does the name belong to Flotilla, in any case?
+pub fn is_internal(name: &str) -> bool {
+    name.as_bytes()
+        .get(..INTERNAL_PREFIX.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(INTERNAL_PREFIX.as_bytes()))
+}
+
+/// Does the PRAGMA only tell?
+pub fn is_read_pragma(name: &str) -> bool {
+    READ_PRAGMAS.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names are ours in any case, and only with the whole prefix.
+    #[test]
+    fn internal_names() {
+        assert!(is_internal("_flotilla_state") && is_internal("_FLOTILLA_x"));
+        assert!(!is_internal("_flotilla") && !is_internal("flotilla_x") && !is_internal("é_flotilla_"));
+        assert!(is_read_pragma("TABLE_INFO") && !is_read_pragma("journal_mode"));
+    }
+}
