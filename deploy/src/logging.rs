@@ -19,7 +19,8 @@ pub fn start(level: Option<&str>, format: Option<&str>, default: &str) -> Result
         // Its complaints about messages to a replica that has just been stopped are noise.
         _ => filter
             .add_directive("openraft=error".parse().expect("a directive"))
-            .add_directive("openraft::raft::raft_inner=off".parse().expect("a directive")),
+            .add_directive("openraft::raft::raft_inner=off".parse().expect("a directive"))
+            .add_directive("openraft::raft::stream_append=off".parse().expect("a directive")),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(quieted).with_writer(std::io::stderr);
     let builder = builder.with_ansi(std::io::stderr().is_terminal());

@@ -122,6 +122,35 @@ async fn eight_calls(dev: &Dev) {
     assert_eq!(curl(client, "/table/add-to-shard", add).await["already_there"], true);
 }
 
+/// A shard made at run time takes tables that are registered later, and ones that may come to it.
+async fn a_new_shard(dev: &Dev) {
+    let client = &mut Client::new(&dev.address);
+    let made = curl(client, "/shard", "{}").await;
+    assert_eq!(made["shard"], "shard4", "{made}");
+    let refused = client.post("/shard", &json!({ "nodes": [9] })).await.unwrap();
+    assert_eq!(refused.status.as_u16(), 404, "{refused}");
+
+    let added = curl(client, "/table/add-to-shard", r#"{"table_name":"users", "shard_id":"shard4"}"#).await;
+    assert_eq!(added["state"], "done", "{added}");
+    curl(client, "/execute", r#"{"query":"CREATE TABLE later (k TEXT PRIMARY KEY, n INT)"}"#).await;
+    curl(client, "/table/register", r#"{"table_name":"later", "shard_key":"k"}"#).await;
+    for n in 0..40 {
+        curl(
+            client,
+            "/sql",
+            &json!({ "sql": "INSERT INTO later VALUES (?, ?)", "args": [format!("k{n}"), n] }).to_string(),
+        )
+        .await;
+    }
+    let path = "/query?q=SELECT%20count(*)%20FROM%20later&auto_route=false&shard=shard4";
+    let here = client.get(path).await.unwrap().expect(path)["results"][0]["values"][0][0].as_i64().unwrap();
+    assert!((1..40).contains(&here), "shard4 holds {here} of 40 rows");
+    let all = curl(client, "/sql", r#"{"sql":"SELECT k FROM later"}"#).await;
+    assert_eq!(all["results"][0]["values"].as_array().unwrap().len(), 40);
+    let users = curl(client, "/sql", r#"{"sql":"SELECT id FROM users"}"#).await;
+    assert!(users["results"][0]["values"].as_array().unwrap().len() >= 2, "{users}");
+}
+
 fn shell(dev: &Dev) {
     let shown = dev.succeeds(&["sql", "-c", "SELECT id, name FROM users WHERE id = 456"], None);
     assert!(shown.contains("456") && shown.contains("Jane Doe"), "{shown}");
@@ -148,6 +177,7 @@ fn shell(dev: &Dev) {
 async fn the_readme_works_against_dev() {
     let mut dev = Dev::start().await;
     eight_calls(&dev).await;
+    a_new_shard(&dev).await;
     shell(&dev);
     let shown = dev.succeeds(&["bench", "write", "--clients", "4", "--duration", "1s", "--json"], None);
     println!("{}", shown.trim());
