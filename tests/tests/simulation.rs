@@ -164,7 +164,4 @@ seeded_bugs! {
     notices_a_restored_leader = LeaderRestored;
     /// A restarted follower that votes before a lease that it may have granted is over.
     notices_votes_at_once = VotesAtOnce;
-    /// A leader's clock that jumps by twenty minutes makes the group forget request ids too early: a
-    /// known limit of remembering them by time, which the checks see.
-    notices_a_clock_jump_beyond_the_window = ClockBeyondWindow;
 }

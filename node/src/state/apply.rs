@@ -16,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::guard::{Guard, Mode};
 use super::ownership::{Owned, Ownership};
-use super::requests::Requests;
+use super::requests::{MAX_STEP_US, Requests};
 use super::statements::{self, Halt, Moment};
 use super::store::{Applied, storage};
 use crate::consensus::{Entry, Payload, StoredMembership};
@@ -207,9 +207,11 @@ impl Machine {
     }
 
     fn command(&mut self, draft: &mut Draft, index: usize, command: &Command, marks: &Marks) -> Result<Outcome, Stop> {
+        let advance_us = command.at_us.saturating_sub(draft.applied.at_us).max(0);
         draft.applied.at_us = draft.applied.at_us.max(command.at_us);
+        draft.applied.request_us += advance_us.min(MAX_STEP_US);
         let moment = Moment { at_us: draft.applied.at_us, seed: command.seed };
-        self.requests.expire(moment.at_us);
+        self.requests.expire(draft.applied.request_us);
         match &command.body {
             Body::Writes(writes) => {
                 let mut results = Vec::with_capacity(writes.len());
@@ -251,7 +253,7 @@ impl Machine {
             Some(error) => Err(error.clone()),
             None => self.statements(draft, Mode::Write, &write.statements, moment)?,
         };
-        self.requests.remember(write.id, moment.at_us, &result);
+        self.requests.remember(write.id, draft.applied.request_us, &result);
         Ok(result)
     }
 

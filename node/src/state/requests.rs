@@ -1,8 +1,9 @@
 //! Exactly once: the ids of applied writes with their results.
 //!
 //! Kept in the group's own database, one row per applied batch, and in memory; so they travel with
-//! snapshots. An id is remembered for [`WINDOW_US`] of entry time and while it is among the last
-//! [`MAX_REQUESTS`]. Both limits are computed entry by entry from the log alone, not from batches,
+//! snapshots. An id is remembered for [`WINDOW_US`] and while it is among the last [`MAX_REQUESTS`]. The
+//! time is that of the entries, but no entry lets more than [`MAX_STEP_US`] pass: a leader whose clock
+//! jumps ahead must not make the group forget what was just applied. Both limits are computed entry by entry from the log alone, not from batches,
 //! whose borders differ between replicas; rows are only deleted later, once nothing in them counts
 //! any more. Results take [`MAX_KEPT_BYTES`] together: beyond, an id is remembered without its rows.
 
@@ -16,6 +17,9 @@ use serde::{Deserialize, Serialize};
 
 /// How long an id is remembered: ten times the longest deadline of a proxy.
 pub const WINDOW_US: i64 = 600_000_000;
+
+/// How much of that time one entry may take. When entries are rare, ids are remembered for longer.
+pub const MAX_STEP_US: i64 = 1_000_000;
 
 /// How many ids are remembered at most: at 10,000 writes/s still more than any proxy's deadline.
 pub const MAX_REQUESTS: usize = 1 << 20;
@@ -85,6 +89,7 @@ fn size_bytes(result: &WriteResult) -> usize {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Remembered {
     id: RequestId,
+    /// In the time of request ids.
     at_us: i64,
     kept: Kept,
 }

@@ -95,6 +95,8 @@ pub struct Applied {
     pub membership: StoredMembership,
     /// Time of the last entry: entries never go back in time.
     pub at_us: i64,
+    /// Time by which request ids grow old ([`super::requests`]).
+    pub request_us: i64,
     /// Version of the schema.
     pub schema: SchemaVersion,
     /// Sequence number of the oldest request id that counts.

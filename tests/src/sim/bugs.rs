@@ -42,8 +42,6 @@ pub enum Bug {
     LeaderRestored,
     /// A restarted replica votes at once, though it may have promised a leader its lease.
     VotesAtOnce,
-    /// A clock jumps by more than the time for which request ids are remembered.
-    ClockBeyondWindow,
 }
 
 impl Bug {
@@ -61,12 +59,11 @@ impl Bug {
             Self::ReadWithoutConfirmation | Self::VotesAtOnce => &["a linearizable read"],
             Self::AckBeforeCommit => &["is lost"],
             Self::LeaderRestored => &["was committed"],
-            Self::ClockBeyondWindow => &["was answered", "more than once"],
         }
     }
 
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 15] = [
         Self::LyingSync,
         Self::VoteNotPersisted,
         Self::DurableTooEarly,
@@ -82,7 +79,6 @@ impl Bug {
         Self::SkipsWrites,
         Self::LeaderRestored,
         Self::VotesAtOnce,
-        Self::ClockBeyondWindow,
     ];
 }
 

@@ -11,12 +11,9 @@ use super::bugs::Bug;
 use super::replica::{Death, crash_and_restart};
 use super::world::{World, pause, spawn};
 
-/// A clock is off by at most so much: request ids are remembered for ten minutes of entry time, and
-/// two clocks this far off in opposite directions must not use that up.
-const MAX_SKEW_US: u64 = 200_000_000;
-
-/// With [`Bug::ClockBeyondWindow`], a jump.
-const LONG_JUMP_US: i64 = 1_200_000_000;
+/// A clock is off by at most so much: twice the time for which request ids are remembered, which must
+/// not make a group forget them.
+const MAX_SKEW_US: u64 = 1_200_000_000;
 
 /// Makes things go wrong until the plan's time is over, then mends everything.
 pub async fn run(world: Arc<World>) {
@@ -188,10 +185,7 @@ fn noise(world: &Arc<World>) {
 }
 
 fn jump_clock(world: &World, node: u64) {
-    let skew_us = match world.has(Bug::ClockBeyondWindow) {
-        true => LONG_JUMP_US,
-        false => world.rng().within(0, 2 * MAX_SKEW_US) as i64 - MAX_SKEW_US as i64,
-    };
+    let skew_us = world.rng().within(0, 2 * MAX_SKEW_US) as i64 - MAX_SKEW_US as i64;
     world.note(format_args!("the clock of {node} is off by {skew_us} us"));
     if let Some(place) = world.nodes().get_mut(&node) {
         place.skew_us = skew_us;

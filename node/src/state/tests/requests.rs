@@ -1,6 +1,6 @@
 //! How long requests are remembered: a matter of entries, never of batches.
 
-use super::super::requests::{MAX_KEPT_BYTES, MAX_REQUESTS, Requests, WINDOW_US};
+use super::super::requests::{MAX_KEPT_BYTES, MAX_REQUESTS, MAX_STEP_US, Requests, WINDOW_US};
 use super::*;
 
 fn result(n: i64) -> WriteResult {
@@ -126,4 +126,23 @@ fn bytes() {
     requests.expire(WINDOW_US + 1);
     requests.remember(RequestId(0), 0, &large(each));
     assert_eq!(requests.find(RequestId(0)), Some(large(each)), "there is room again");
+}
+
+/// A leader whose clock jumps ahead, by an hour at a time, does not make the group forget what it
+/// applied: ids grow old by a second an entry at most, and so are forgotten in the end.
+#[test]
+fn clock_jumps() {
+    const HOUR_US: i64 = 3_600_000_000;
+    let (replica, mut log) = with_schema(&["CREATE TABLE t (id INTEGER PRIMARY KEY)"]);
+    let write = log.write("INSERT INTO t DEFAULT VALUES");
+    let mut again = |jump_us: i64| {
+        log.at_us += jump_us;
+        let outcomes = replica.apply(&[log.entry(Body::Writes(vec![write.clone()]))]);
+        results(&outcomes[0])[0].as_ref().unwrap()[0].last_insert_id
+    };
+    for _ in 0..10 {
+        assert_eq!(again(HOUR_US), 1);
+    }
+    let most = WINDOW_US / MAX_STEP_US + 1;
+    assert!((0..most).any(|_| again(0) == 2), "it is forgotten after {most} s");
 }
