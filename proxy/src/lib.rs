@@ -4,7 +4,8 @@
 //! empty database with the cluster's schema ([`mirror`]), which gives errors in SQLite's own words
 //! and a record of all that the statement touches. [`analyze`] finds the keys that it names, and
 //! [`plan`] decides, from that and the registry alone, which shards it needs. [`execute`] sends it
-//! there, plans again when the map was old, and [`respond`] writes the answer. [`metrics`] counts.
+//! there, plans again when the map was old, lets SQLite finish what several shards began ([`merge`]), and
+//! [`respond`] writes the answer. [`metrics`] counts.
 //!
 //! A proxy holds nothing that cannot be had again: caches, and blocks of integer keys. Any number of
 //! them may serve one cluster, and killing one loses no more than the requests that it was answering.
@@ -13,6 +14,7 @@ pub mod analyze;
 pub mod api;
 pub mod execute;
 pub mod lex;
+pub mod merge;
 pub mod metrics;
 pub mod mirror;
 pub mod plan;
@@ -37,6 +39,9 @@ use mirror::Mirrors;
 /// [`MAX_BODY_BYTES`](flotilla_shared::http::MAX_BODY_BYTES).
 pub const MAX_REQUESTS_IN_WORK: usize = 1024;
 
+/// Merges at work at once; more wait. Each may hold some tens of megabytes.
+pub const MAX_MERGES: usize = 16;
+
 /// How long requests under way may go on after `stop`.
 pub const DRAIN: Duration = Duration::from_secs(5);
 
@@ -49,11 +54,21 @@ pub struct ProxyOptions {
     pub max_rows: usize,
     /// Requests in work at once.
     pub max_requests: usize,
+    /// Rows that one statement may pull from shards to merge them.
+    pub max_pulled_rows: usize,
+    /// Bytes of values that one statement may pull from shards to merge them.
+    pub max_pulled_bytes: usize,
 }
 
 impl Default for ProxyOptions {
     fn default() -> Self {
-        Self { default_timeout: Duration::from_secs(10), max_rows: 100_000, max_requests: MAX_REQUESTS_IN_WORK }
+        Self {
+            default_timeout: Duration::from_secs(10),
+            max_rows: 100_000,
+            max_requests: MAX_REQUESTS_IN_WORK,
+            max_pulled_rows: 10_000_000,
+            max_pulled_bytes: 2 << 30,
+        }
     }
 }
 
@@ -67,6 +82,7 @@ pub struct Proxy {
     /// When the last look for a newer registry began.
     refresh: Mutex<Option<Instant>>,
     in_work: Semaphore,
+    merges: Semaphore,
 }
 
 impl Proxy {
@@ -81,6 +97,7 @@ impl Proxy {
             metrics: Metrics::default(),
             refresh: Mutex::new(None),
             in_work,
+            merges: Semaphore::new(MAX_MERGES),
         })
     }
 

@@ -5,7 +5,9 @@
 //! [plan](crate::plan) asks for it, that is, when a table is spread over several shards. Nothing is
 //! refused here; what is unclear stays unknown, and the plan decides what that means.
 
+pub mod core;
 pub mod insert;
+pub mod names;
 pub mod syntax;
 pub mod term;
 

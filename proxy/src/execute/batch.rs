@@ -70,7 +70,7 @@ impl Proxy {
         ready.prepared.check_args(&statement.params)?;
         let id = options.id.part(index as u64);
         let keys = self.assign_keys(&ready, &statement.params, id, None, options).await?;
-        let plan = plan::plan(input(&ready.prepared, &statement.params, &keys, options), &ready.registry);
+        let plan = plan::plan(input(&ready, &statement.params, &keys, options), &ready.registry);
         let Plan::One(part) = &plan else { return Ok(None) };
         self.metrics.planned(plan.class());
         self.check_rewritten(&ready, &plan)?;
@@ -151,6 +151,6 @@ impl Proxy {
     async fn lacks_key(&self, statement: &Statement, options: &Options) -> bool {
         let Ok(ready) = self.ready(&statement.sql, options).await else { return false };
         let none = BTreeMap::new();
-        !plan::missing_keys(input(&ready.prepared, &statement.params, &none, options), &ready.registry).is_empty()
+        !plan::missing_keys(input(&ready, &statement.params, &none, options), &ready.registry).is_empty()
     }
 }

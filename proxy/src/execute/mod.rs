@@ -6,11 +6,13 @@
 //! the client's, is applied once.
 //!
 //! [`send`] talks to shards, [`batch`] runs several statements, [`transaction`] runs them together,
-//! [`ddl`] makes jobs of schema statements, [`keys`] hands out integer keys.
+//! [`ddl`] makes jobs of schema statements, [`keys`] hands out integer keys, [`merged`] finishes reads of several
+//! shards.
 
 pub mod batch;
 pub mod ddl;
 pub mod keys;
+pub mod merged;
 pub mod send;
 pub mod transaction;
 
@@ -151,7 +153,7 @@ impl Proxy {
                 return self.run_as_written(&ready, statement, shard, id, options).await;
             }
             let keys = self.assign_keys(&ready, &statement.params, id, None, options).await?;
-            let plan = plan::plan(input(&ready.prepared, &statement.params, &keys, options), &ready.registry);
+            let plan = plan::plan(input(&ready, &statement.params, &keys, options), &ready.registry);
             self.metrics.planned(plan.class());
             self.check_rewritten(&ready, &plan)?;
             let attempt = if collisions == 0 { id } else { id.part(COLLISION_PART + collisions) };
@@ -185,6 +187,7 @@ impl Proxy {
         match plan {
             Plan::Refused(error) => Err(error.clone()),
             Plan::Local => Err(Error::new(Code::Internal, "a local statement was sent out")),
+            Plan::Merge(merge) => Ok(Output::Rows(self.read_merged(job, merge).await?)),
             Plan::One(part) if reads => Ok(Output::Rows(self.read_part(job, part).await?)),
             Plan::One(part) => Ok(Output::Write(self.write_part(job, part, id).await?)),
             Plan::Some(parts) | Plan::All(parts) if reads => Ok(Output::Rows(self.read_parts(job, parts).await?)),
@@ -197,7 +200,8 @@ impl Proxy {
         let parts = match plan {
             Plan::One(part) => std::slice::from_ref(part),
             Plan::Some(parts) | Plan::All(parts) => parts,
-            Plan::Local | Plan::Refused(_) => return Ok(()),
+            // What reads is prepared where it is made.
+            Plan::Merge(_) | Plan::Local | Plan::Refused(_) => return Ok(()),
         };
         for statement in parts.iter().flat_map(|part| part.guard.iter().chain(&part.statement)) {
             let (again, _) = ready.mirror.prepare(&statement.sql)?;
@@ -286,7 +290,7 @@ impl Proxy {
         options: &Options,
     ) -> Result<BTreeMap<usize, i64>, Error> {
         let none = BTreeMap::new();
-        let input = input(&ready.prepared, params, &none, options);
+        let input = input(ready, params, &none, options);
         let rows: Vec<usize> = plan::missing_keys(input, &ready.registry).into_keys().collect();
         let Some(table) = self.target(ready).filter(|_| !rows.is_empty()) else { return Ok(none) };
         let placement = &ready.registry.placements[&table.placement];
@@ -368,12 +372,12 @@ impl Proxy {
 
 /// A plan's input.
 pub(crate) fn input<'a>(
-    prepared: &'a Prepared,
+    ready: &'a Ready,
     params: &'a Params,
     keys: &'a BTreeMap<usize, i64>,
     options: &Options,
 ) -> Input<'a> {
-    Input { prepared, params, allow_partial: options.allow_partial, keys }
+    Input { mirror: &ready.mirror, prepared: &ready.prepared, params, allow_partial: options.allow_partial, keys }
 }
 
 /// Is the generated column part of the shard key?

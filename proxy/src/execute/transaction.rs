@@ -111,7 +111,7 @@ impl Proxy {
             };
             let plan = match options.shard {
                 Some(shard) => Plan::One(as_written(shard)),
-                None => plan::plan(input(&one.prepared, &statement.params, &keys, options), &one.registry),
+                None => plan::plan(input(&one, &statement.params, &keys, options), &one.registry),
             };
             self.check_rewritten(&one, &plan)?;
             let part = match plan {
@@ -149,7 +149,7 @@ impl Proxy {
         }
         let none = BTreeMap::new();
         for (statement, one) in statements.iter().zip(ready) {
-            let input = input(&one.prepared, &statement.params, &none, options);
+            let input = input(one, &statement.params, &none, options);
             if plan::missing_keys(input, &one.registry).is_empty()
                 && let Plan::One(part) = plan::plan(input, &one.registry)
                 && !part.claims.is_empty()

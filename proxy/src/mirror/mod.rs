@@ -16,7 +16,7 @@ pub mod schema;
 mod scratch;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -35,6 +35,7 @@ pub use scratch::{SchemaChange, check_schema_statement};
 
 use crate::analyze::{self, Analysis};
 use crate::lex::Tokens;
+use crate::plan::shape::{Shape, shape};
 use cache::Cache;
 use record::Recorder;
 
@@ -72,8 +73,11 @@ pub struct Prepared {
     pub columns: Vec<String>,
     /// Their declared types in lower case; empty for expressions.
     pub types: Vec<String>,
+    /// For each column that is just a table's: that table, in lower case, and its column.
+    pub origins: Vec<Option<(String, String)>>,
     /// What it is and which keys it names.
     pub analysis: Analysis,
+    shape: OnceLock<Shape>,
 }
 
 impl Prepared {
@@ -184,11 +188,29 @@ impl Mirror {
             (1..=statement.parameter_count()).map(|i| statement.parameter_name(i).map(str::to_owned)).collect();
         let columns = statement.columns();
         let types = columns.map(|column| column.decl_type().unwrap_or("").to_ascii_lowercase()).collect();
+        let origin = |column: rusqlite::ColumnMetadata<'_>| {
+            Some((column.table_name()?.to_ascii_lowercase(), column.origin_name()?.to_owned()))
+        };
+        let origins = statement.columns_with_metadata().map(origin).collect();
         let columns = statement.column_names().map(str::to_owned).collect();
         let explain = statement.is_explain() != 0;
         let readonly = statement.readonly();
         let analysis = analyze::analyze(tokens, record, &self.schema, readonly, explain);
-        Ok(Prepared { sql: tokens.sql.to_owned(), readonly: readonly || explain, params, columns, types, analysis })
+        Ok(Prepared {
+            sql: tokens.sql.to_owned(),
+            readonly: readonly || explain,
+            params,
+            columns,
+            types,
+            origins,
+            analysis,
+            shape: OnceLock::new(),
+        })
+    }
+
+    /// How rows of several shards become the answer of a SELECT.
+    pub fn shape<'a>(&self, prepared: &'a Prepared) -> &'a Shape {
+        prepared.shape.get_or_init(|| shape(self, prepared))
     }
 
     /// Answers a statement about the schema alone.

@@ -4,7 +4,7 @@
 //! The recorder sits on every connection of the [mirror](super). It also refuses what no client may
 //! run, at once and before SQLite acts on it: some pragmas take effect while they are prepared.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flotilla_shared::closed::{is_internal, is_read_pragma};
@@ -19,6 +19,8 @@ const INSIDE_TABLES: &[&str] = &["sqlite_dbpage", "dbstat", "sqlite_stmt", "byte
 pub struct Record {
     /// Tables and views read, in lower case.
     pub reads: BTreeSet<String>,
+    /// Columns read of each, in lower case; `rowid` for a rowid that no column stands for.
+    pub columns: BTreeMap<String, BTreeSet<String>>,
     /// Tables and views written, in lower case.
     pub writes: BTreeSet<String>,
     /// The first table written: what the statement names as its target, in lower case.
@@ -49,8 +51,10 @@ impl Record {
             self.accessors.insert(accessor.to_ascii_lowercase());
         }
         let refused = match context.action {
-            A::Read { table_name, .. } => {
-                self.reads.insert(table_name.to_ascii_lowercase());
+            A::Read { table_name, column_name } => {
+                let table = table_name.to_ascii_lowercase();
+                self.columns.entry(table.clone()).or_default().insert(column_name.to_ascii_lowercase());
+                self.reads.insert(table);
                 inside(table_name)
             }
             A::Insert { table_name } | A::Delete { table_name } => {

@@ -3,7 +3,7 @@
 //!
 //! Read once per schema version from the mirror's own SQLite and the registry's objects.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use flotilla_shared::ids::PlacementId;
 use flotilla_shared::registry::{HOME, Registry, Table};
@@ -44,6 +44,8 @@ pub struct Schema {
     pub foreign_keys: Vec<ForeignKey>,
     /// Tables whose own definition says `ON CONFLICT`, in lower case.
     pub resolves_conflicts: Vec<String>,
+    /// STRICT tables, in lower case.
+    pub strict: BTreeSet<String>,
     /// Is any table outside the home placement?
     pub has_sharded: bool,
 }
@@ -58,6 +60,7 @@ impl Schema {
             tables: registry.tables.clone().into_iter().collect(),
             has_sharded: registry.tables.values().any(|table| table.placement != HOME),
             foreign_keys: foreign_keys(db)?,
+            strict: strict_tables(db)?,
             ..Self::default()
         };
         for object in &registry.objects {
@@ -100,6 +103,11 @@ impl Schema {
                 foreign_key.pairs.iter().any(|(f, t)| f.eq_ignore_ascii_case(from) && t.eq_ignore_ascii_case(to))
             })
     }
+}
+
+fn strict_tables(db: &Connection) -> rusqlite::Result<BTreeSet<String>> {
+    let mut query = db.prepare("SELECT lower(name) FROM pragma_table_list WHERE strict")?;
+    query.query_map([], |row| row.get(0))?.collect()
 }
 
 fn foreign_keys(db: &Connection) -> rusqlite::Result<Vec<ForeignKey>> {

@@ -5,12 +5,13 @@
 //!
 //! 1. everything touched is owned by one shard: there, as written;
 //! 2. one sharded table with its key fixed: the shards that own these keys;
-//! 3. a plain SELECT on one sharded table: all its shards, rows put together;
-//! 4. all else is refused by name.
-//!
-//! This is the place where a planner that merges will grow: it replaces rule 4, case by case.
+//! 3. a SELECT whose rows are made on one shard each and need nothing more: rows put together;
+//! 4. any other SELECT: the shards do what they can, and SQLite finishes it in the proxy ([`read`]);
+//! 5. all else is refused by name.
 
 pub mod keys;
+pub mod read;
+pub mod shape;
 pub mod split;
 #[cfg(test)]
 mod tests;
@@ -26,8 +27,9 @@ use flotilla_shared::value::Params;
 use flotilla_shared::wire::{Claim, Statement};
 
 use crate::analyze::Verb;
-use crate::mirror::Prepared;
-use keys::{by_owner, claim_all, claim_slots, pinned_slots, sole_owner, stale};
+use crate::mirror::{Mirror, Prepared};
+use keys::{by_owner, claim_all, claim_slots, sole_owner, stale};
+use read::{Merge, plan_select};
 pub use write::{missing_keys, row_owner};
 use write::{plan_change, plan_insert, with_keys};
 
@@ -55,6 +57,8 @@ pub enum Plan {
     Some(Vec<Part>),
     /// On every shard that owns part of the table.
     All(Vec<Part>),
+    /// On several shards, and then in the proxy's own SQLite.
+    Merge(Box<Merge>),
     /// Nowhere: the mirror answers it.
     Local,
     /// Not at all.
@@ -68,6 +72,7 @@ impl Plan {
             Self::One(_) => "one",
             Self::Some(_) => "some",
             Self::All(_) => "all",
+            Self::Merge(_) => "merge",
             Self::Local => "local",
             Self::Refused(_) => "refused",
         }
@@ -102,6 +107,14 @@ impl fmt::Display for Plan {
                 f.write_str(self.class())?;
                 parts.iter().try_for_each(|part| write!(f, "\n  {part}"))
             }
+            Self::Merge(merge) => {
+                write!(f, "merge, pushed down: {}", merge.pushed)?;
+                for pull in &merge.pulls {
+                    write!(f, "\n  {}:", pull.table)?;
+                    pull.parts.iter().try_for_each(|part| write!(f, "\n    {part}"))?;
+                }
+                write!(f, "\n  finish {}", merge.finish.sql)
+            }
             Self::Local => f.write_str("local"),
             Self::Refused(error) => write!(f, "refused {error}"),
         }
@@ -111,6 +124,8 @@ impl fmt::Display for Plan {
 /// What a plan is made from, besides the registry.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
+    /// The schema that the statement was prepared with.
+    pub mirror: &'a Mirror,
     /// The statement.
     pub prepared: &'a Prepared,
     /// Its arguments.
@@ -176,50 +191,6 @@ fn one_owner(input: Input<'_>, registry: &Registry) -> Result<Option<Part>, Erro
 /// A part that runs the statement as written.
 fn as_written(shard: GroupId, claim: Claim) -> Part {
     Part { shard, claims: vec![claim], statement: None, guard: None, last_row: true }
-}
-
-fn plan_select(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
-    let analysis = &input.prepared.analysis;
-    let refused = |what: String| {
-        Error::new(Code::CrossShardRead, what).hint(format!(
-            "the rows of {} are on several shards; fix the shard key with = or IN, or read plainly without it",
-            analysis.table_names()
-        ))
-    };
-    if let [_, _, ..] = analysis.touched[..] {
-        return Err(refused(format!(
-            "the query reads several tables ({}) that are not all on one shard",
-            analysis.table_names()
-        )));
-    }
-    if let Some(view) = &analysis.view {
-        return Err(refused(format!("the query reads view {view}, whose rows are on several shards")));
-    }
-    let syntax = analysis
-        .syntax(&input.prepared.sql)
-        .ok_or_else(|| refused("the query is not one that the planner can take apart".to_owned()))?;
-    let table = syntax.table.as_deref().and_then(|name| registry.table(name));
-    let across = |parts: usize| match syntax.constructs[..] {
-        [] => Ok(()),
-        _ => Err(refused(format!("the query would need rows of {parts} shards for {}", syntax.constructs.join(", ")))),
-    };
-    let Some(table) = table else {
-        across(2)?;
-        return Err(refused("the query is not about one table".to_owned()));
-    };
-    let placement = placement(registry, table)?;
-    match pinned_slots(table, &syntax.pins, placement, input.prepared, input.params) {
-        Some(slots) => {
-            let parts = pinned_parts(placement, &slots)?;
-            one_or(parts, |parts| across(parts.len()).map(|()| Plan::Some(parts)))
-        }
-        None => {
-            let parts: Vec<Part> =
-                placement.owners().map(|shard| as_written(shard, claim_all(placement, shard))).collect();
-            across(parts.len())?;
-            Ok(Plan::All(parts))
-        }
-    }
 }
 
 fn one_or(mut parts: Vec<Part>, several: impl FnOnce(Vec<Part>) -> Result<Plan, Error>) -> Result<Plan, Error> {

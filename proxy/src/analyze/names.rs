@@ -1,0 +1,218 @@
+//! Which columns an expression names, and which table of its SELECT they belong to.
+//!
+//! Input: tokens of an expression and the [`Source`]s around it. Output: [`Name`]s with their
+//! [`Place`]. A name that could mean two things belongs nowhere; whoever asks then leaves the
+//! expression where it is.
+
+use std::collections::HashMap;
+
+use flotilla_shared::registry::Table;
+
+use super::core::{Source, Span, Walk};
+use crate::lex::{Kind, Tokens};
+
+/// A column as an expression names it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Name {
+    /// Its tokens, qualifiers included.
+    pub span: Span,
+    /// The table that it is qualified with, in lower case.
+    pub qualifier: Option<String>,
+    /// The column.
+    pub column: String,
+}
+
+/// A column of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which source.
+    pub source: usize,
+    /// Which column; none for the rowid of a table without an alias for it.
+    pub column: Option<usize>,
+}
+
+/// What stands in the way of running an expression elsewhere than where it was written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Names {
+    /// Columns, in order.
+    pub columns: Vec<Name>,
+    /// Functions called, in lower case, with the place of their name.
+    pub functions: Vec<(usize, String)>,
+    /// It holds a SELECT.
+    pub subquery: bool,
+    /// Its value changes from call to call or from moment to moment.
+    pub volatile: bool,
+}
+
+/// Words that are no names wherever they stand in an expression.
+const RESERVED: &str = "AND OR NOT IS IN BETWEEN CASE WHEN THEN ELSE COLLATE ESCAPE NULL ISNULL NOTNULL EXISTS SELECT \
+    DISTINCT FROM AS WHERE ORDER GROUP HAVING LIMIT VALUES ON USING JOIN UNION INTERSECT EXCEPT ALL";
+
+/// Words that are operators between operands, and names elsewhere.
+const OPERATORS: [&str; 4] = ["LIKE", "GLOB", "MATCH", "REGEXP"];
+
+/// Functions whose value is not a matter of their arguments alone, or that may read the clock.
+const VOLATILE: &str = "random randomblob changes total_changes last_insert_rowid date time datetime julianday unixepoch strftime \
+    timediff current_date current_time current_timestamp sqlite_offset";
+
+/// Reads the names of an expression.
+pub fn names(tokens: &Tokens<'_>, span: &Span) -> Names {
+    let mut names = Names::default();
+    let mut at = span.start;
+    while at < span.end {
+        let kind = tokens.list[at].kind;
+        let here = at;
+        at += 1;
+        if !matches!(kind, Kind::Word | Kind::Quoted) {
+            continue;
+        }
+        let text = tokens.text(here);
+        if kind == Kind::Word {
+            if text.eq_ignore_ascii_case("SELECT") {
+                names.subquery = true;
+            }
+            if text.eq_ignore_ascii_case("COLLATE") {
+                at += 1;
+                continue;
+            }
+            // In `CAST(x AS type)` the type ends with the parenthesis, save for its own.
+            if text.eq_ignore_ascii_case("AS") {
+                let mut walk = Walk::new(tokens);
+                while at < span.end && walk.step(at).is_some() {
+                    at += 1;
+                }
+                continue;
+            }
+            let operator = here > span.start
+                && OPERATORS.iter().any(|word| text.eq_ignore_ascii_case(word))
+                && !tokens.is_mark(at, "(");
+            let end = text.eq_ignore_ascii_case("END") && tokens.has_word("CASE");
+            if operator || end || RESERVED.split_ascii_whitespace().any(|word| text.eq_ignore_ascii_case(word)) {
+                continue;
+            }
+        }
+        let Some(name) = tokens.name(here) else { continue };
+        let lower = name.to_ascii_lowercase();
+        let volatile = VOLATILE.split_ascii_whitespace().any(|word| lower == word);
+        if tokens.is_mark(at, "(") && at < span.end {
+            names.volatile |= volatile;
+            names.functions.push((here, lower));
+            continue;
+        }
+        names.volatile |= volatile && lower.starts_with("current_");
+        if tokens.is_mark(at, ".") && at + 1 < span.end {
+            let mut qualifier = lower;
+            let mut last = at + 1;
+            if tokens.is_mark(at + 2, ".") && at + 3 < span.end {
+                qualifier = tokens.name(last).unwrap_or_default().to_ascii_lowercase();
+                last = at + 3;
+            }
+            at = last + 1;
+            let column = tokens.name(last).unwrap_or_default();
+            names.columns.push(Name { span: here..at, qualifier: Some(qualifier), column });
+        } else {
+            names.columns.push(Name { span: here..at, qualifier: None, column: name });
+        }
+    }
+    names
+}
+
+/// The tables of a SELECT by the names of its sources.
+pub struct Scope<'a> {
+    sources: &'a [Source],
+    tables: Vec<Option<&'a Table>>,
+}
+
+impl<'a> Scope<'a> {
+    /// The scope of these sources.
+    pub fn new(sources: &'a [Source], tables: &'a HashMap<String, Table>) -> Self {
+        let find = |source: &Source| source.table.as_ref().and_then(|name| tables.get(name));
+        Self { sources, tables: sources.iter().map(find).collect() }
+    }
+
+    /// The table of a source.
+    pub fn table(&self, source: usize) -> Option<&'a Table> {
+        self.tables[source]
+    }
+
+    /// Where a column belongs.
+    pub fn place(&self, name: &Name) -> Option<Place> {
+        let column_in = |source: usize| -> Option<Option<usize>> {
+            let table = self.tables[source]?;
+            if let Some(column) = table.column(&name.column) {
+                return Some(Some(column));
+            }
+            let rowid = ["rowid", "oid", "_rowid_"].iter().any(|alias| name.column.eq_ignore_ascii_case(alias));
+            rowid.then_some(table.rowid_alias)
+        };
+        let fits = |source: &usize| match &name.qualifier {
+            Some(qualifier) => self.sources[*source].known_as == *qualifier,
+            None => true,
+        };
+        // A column that USING or NATURAL merges with one that is not known here could be either.
+        let merged = self.sources.iter().any(|source| source.merges_columns);
+        if name.qualifier.is_none() && merged && self.tables.iter().any(Option::is_none) {
+            return None;
+        }
+        let mut found = (0..self.sources.len()).filter(fits).filter_map(|source| Some((source, column_in(source)?)));
+        match (found.next(), found.next()) {
+            (Some((source, column)), None) => Some(Place { source, column }),
+            _ => None,
+        }
+    }
+
+    /// The only source that an expression needs, if all its names belong to one. An expression
+    /// without names belongs to none.
+    pub fn only_source(&self, names: &Names) -> Option<usize> {
+        let mut only = None;
+        for name in &names.columns {
+            let place = self.place(name)?;
+            if *only.get_or_insert(place.source) != place.source {
+                return None;
+            }
+        }
+        only
+    }
+
+    /// Does any table have a column of that name?
+    pub fn has_column(&self, name: &str) -> bool {
+        self.tables.iter().flatten().any(|table| table.column(name).is_some())
+    }
+}
+
+/// The conjuncts of a condition: what AND joins at its top.
+pub fn conjuncts(tokens: &Tokens<'_>, span: &Span) -> Vec<Span> {
+    let mut walk = Walk::new(tokens);
+    let (mut parts, mut begin, mut between) = (Vec::new(), span.start, 0usize);
+    for at in span.clone() {
+        if walk.step(at) != Some(true) {
+            continue;
+        }
+        if tokens.is_word(at, "OR") {
+            return vec![span.clone()];
+        }
+        if tokens.is_word(at, "BETWEEN") {
+            between += 1;
+        } else if tokens.is_word(at, "AND") {
+            match between {
+                0 => {
+                    parts.push(begin..at);
+                    begin = at + 1;
+                }
+                _ => between -= 1,
+            }
+        }
+    }
+    parts.push(begin..span.end);
+    // One pair of parentheses around several conjuncts changes nothing.
+    parts
+        .into_iter()
+        .flat_map(|part| {
+            match tokens.is_mark(part.start, "(") && tokens.closing(part.start) == Some(part.end - 1) && part.len() > 2
+            {
+                true => conjuncts(tokens, &(part.start + 1..part.end - 1)),
+                false => vec![part],
+            }
+        })
+        .collect()
+}

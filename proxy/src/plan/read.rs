@@ -1,0 +1,141 @@
+//! Plans SELECTs whose rows are on several shards.
+//!
+//! With the key fixed to one shard, the statement goes there as written. Else its
+//! [`Shape`] says how the rows of several shards become the answer; here the
+//! shards are named, with what they must own, and the arguments are put in.
+
+use flotilla_shared::error::Error;
+use flotilla_shared::ids::PlacementId;
+use flotilla_shared::registry::{Placement, Registry, SchemaObject};
+use flotilla_shared::wire::Statement;
+
+use super::keys::{claim_all, pinned_slots, stale};
+use super::shape::gather::Gather;
+use super::shape::{PARTS, Shape, TwoPhase};
+use super::{Input, Part, Plan, as_written, one_or, pinned_parts, placement};
+
+/// Rows of several shards, finished by the proxy's own SQLite.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Merge {
+    /// Makes the tables and views.
+    pub setup: Vec<String>,
+    /// What is pulled into them.
+    pub pulls: Vec<Pull>,
+    /// What runs over them.
+    pub finish: Statement,
+    /// What the shards do of the statement, for people.
+    pub pushed: String,
+}
+
+/// Rows for one table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pull {
+    /// The table, for people.
+    pub table: String,
+    /// Takes one row.
+    pub insert: String,
+    /// Where the rows come from.
+    pub parts: Vec<Part>,
+}
+
+/// The plan of a SELECT that no shard alone can answer for all its tables.
+///
+/// # Errors
+/// When the registry is too old.
+pub fn plan_select(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
+    let pinned = pinned(input, registry)?;
+    if let Some([only]) = pinned.as_deref() {
+        return Ok(Plan::One(only.clone()));
+    }
+    match input.mirror.shape(input.prepared) {
+        Shape::Concat { placement } => Ok(match pinned {
+            Some(parts) => Plan::Some(parts),
+            None => one_or(all_parts(registry, *placement)?, |parts| Ok(Plan::All(parts)))?,
+        }),
+        Shape::TwoPhase(phases) => {
+            let parts = pinned.map_or_else(|| all_parts(registry, phases.placement), Ok)?;
+            one_or(parts, |parts| Ok(Plan::Merge(Box::new(two_phases(input, phases, parts)?))))
+        }
+        Shape::Gather(gather) => Ok(Plan::Merge(Box::new(gathered(input, registry, gather)?))),
+    }
+}
+
+/// The parts that a fixed key leaves of a statement about one table.
+fn pinned(input: Input<'_>, registry: &Registry) -> Result<Option<Vec<Part>>, Error> {
+    let analysis = &input.prepared.analysis;
+    if analysis.view.is_some() || analysis.touched.len() != 1 {
+        return Ok(None);
+    }
+    let Some(syntax) = analysis.syntax(&input.prepared.sql) else { return Ok(None) };
+    let Some(table) = syntax.table.as_deref().and_then(|name| registry.table(name)) else { return Ok(None) };
+    let placement = placement(registry, table)?;
+    let slots = pinned_slots(table, &syntax.pins, placement, input.prepared, input.params);
+    slots.map(|slots| pinned_parts(placement, &slots)).transpose()
+}
+
+fn known(registry: &Registry, id: PlacementId) -> Result<&Placement, Error> {
+    registry.placements.get(&id).ok_or_else(|| stale(format!("placement {id} is not known")))
+}
+
+/// Every shard that owns slots of the placement, with the statement as written.
+fn all_parts(registry: &Registry, id: PlacementId) -> Result<Vec<Part>, Error> {
+    let placement = known(registry, id)?;
+    let parts: Vec<Part> = placement.owners().map(|shard| as_written(shard, claim_all(placement, shard))).collect();
+    match parts.is_empty() {
+        true => Err(stale(format!("placement {id} has no owner"))),
+        false => Ok(parts),
+    }
+}
+
+fn with_statement(parts: Vec<Part>, statement: &Statement) -> Vec<Part> {
+    parts.into_iter().map(|part| Part { statement: Some(statement.clone()), ..part }).collect()
+}
+
+fn insert(table: &str, columns: Option<&[String]>, width: usize) -> String {
+    let marks: Vec<String> = (1..=width).map(|n| format!("?{n}")).collect();
+    let columns = columns.map_or(String::new(), |columns| format!(" ({})", columns.join(", ")));
+    match width {
+        0 => format!("INSERT INTO {table} DEFAULT VALUES"),
+        _ => format!("INSERT INTO {table}{columns} VALUES ({})", marks.join(", ")),
+    }
+}
+
+fn two_phases(input: Input<'_>, phases: &TwoPhase, parts: Vec<Part>) -> Result<Merge, Error> {
+    let shard = phases.shard.fill(input.prepared, input.params)?;
+    Ok(Merge {
+        setup: vec![phases.create()],
+        pulls: vec![Pull {
+            table: PARTS.to_owned(),
+            insert: insert(PARTS, None, phases.columns.len()),
+            parts: with_statement(parts, &shard),
+        }],
+        finish: phases.finish.fill(input.prepared, input.params)?,
+        pushed: phases.pushed.to_owned(),
+    })
+}
+
+fn gathered(input: Input<'_>, registry: &Registry, gather: &Gather) -> Result<Merge, Error> {
+    let mut merge = Merge {
+        setup: gather.tables.iter().map(|table| table.create.clone()).collect(),
+        pulls: Vec::with_capacity(gather.tables.len()),
+        finish: Statement { sql: input.prepared.sql.clone(), params: input.params.clone() },
+        pushed: "columns".to_owned(),
+    };
+    if gather.views {
+        let view = |object: &&SchemaObject| object.kind == "view";
+        merge.setup.extend(registry.objects.iter().filter(view).map(|object| object.sql.clone()));
+    }
+    for pulled in &gather.tables {
+        let table = registry.table(&pulled.table).ok_or_else(|| stale(format!("{} is not known", pulled.table)))?;
+        let select = pulled.select.fill(input.prepared, input.params)?;
+        merge.pulls.push(Pull {
+            table: table.name.clone(),
+            insert: insert(&super::split::quote(&table.name), Some(&pulled.columns), pulled.columns.len()),
+            parts: with_statement(all_parts(registry, table.placement)?, &select),
+        });
+        if pulled.filtered {
+            "columns and conditions".clone_into(&mut merge.pushed);
+        }
+    }
+    Ok(merge)
+}

@@ -1,0 +1,177 @@
+//! The shape that is always right: the tables come to the statement.
+//!
+//! Of each table only the columns are pulled that SQLite reads for this statement (its authorizer
+//! tells), and only rows that can matter: where every use of the table in the statement has conditions on this
+//! table alone, rows that satisfy none of them are left out. Conditions are taken from WHERE and
+//! from ON, but never in a way that an outer join would notice: nothing for the side that is filled
+//! with NULL but the conditions of its own ON, and nothing at all where RIGHT or FULL joins take part.
+
+use std::collections::BTreeSet;
+
+use flotilla_shared::registry::Table;
+use flotilla_shared::slot::Affinity;
+
+use super::declared;
+use super::text::{Swap, Template, Writer};
+use crate::analyze::core::{Core, Join, Span};
+use crate::analyze::names::{Scope, conjuncts, names};
+use crate::lex::{Kind, Tokens};
+use crate::mirror::{Mirror, Prepared};
+
+/// A table to pull.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pulled {
+    /// Its name in lower case.
+    pub table: String,
+    /// What each shard is asked.
+    pub select: Template,
+    /// Makes the table in the merge database.
+    pub create: String,
+    /// The columns that are pulled, as names in quotes.
+    pub columns: Vec<String>,
+    /// Rows are left out by a condition.
+    pub filtered: bool,
+}
+
+/// Tables to pull, and what else the statement needs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Gather {
+    /// The tables.
+    pub tables: Vec<Pulled>,
+    /// The statement uses views.
+    pub views: bool,
+}
+
+impl Gather {
+    /// All rows of the columns that the statement reads.
+    pub fn whole(mirror: &Mirror, prepared: &Prepared) -> Self {
+        let pull = |name: &String| pulled(mirror, prepared, name, None);
+        Self { tables: tables(mirror, prepared).iter().map(pull).collect(), views: has_views(prepared) }
+    }
+
+    /// The same with conditions, where the statement's SELECTs show some.
+    pub fn of(mirror: &Mirror, prepared: &Prepared, tokens: &Tokens<'_>, cores: Option<&[Core]>) -> Self {
+        let clear = |cores: &&[Core]| {
+            !has_views(prepared)
+                && !reads_without_from(tokens)
+                && cores.iter().all(|core| core.from.is_none() || core.sources.is_some())
+        };
+        let Some(cores) = cores.filter(clear) else { return Self::whole(mirror, prepared) };
+        let pull = |name: &String| {
+            let condition = condition(mirror, tokens, cores, name);
+            let plain = pulled(mirror, prepared, name, None);
+            match condition.map(|condition| pulled(mirror, prepared, name, Some(&condition))) {
+                // What SQLite does not take is not worth an argument.
+                Some(filtered) if mirror.prepare(&filtered.select.sql).is_ok_and(|(p, _)| p.readonly) => filtered,
+                _ => plain,
+            }
+        };
+        Self { tables: tables(mirror, prepared).iter().map(pull).collect(), views: false }
+    }
+}
+
+fn has_views(prepared: &Prepared) -> bool {
+    prepared.analysis.view.is_some()
+}
+
+fn tables(mirror: &Mirror, prepared: &Prepared) -> BTreeSet<String> {
+    let record = &prepared.analysis.record;
+    record.reads.iter().filter(|name| mirror.schema.tables.contains_key(*name)).cloned().collect()
+}
+
+/// `x IN table` reads a table that no FROM names.
+fn reads_without_from(tokens: &Tokens<'_>) -> bool {
+    (0..tokens.list.len()).any(|at| {
+        tokens.is_word(at, "IN")
+            && matches!(tokens.list.get(at + 1).map(|t| t.kind), Some(Kind::Word | Kind::Quoted | Kind::Text))
+    })
+}
+
+fn pulled(mirror: &Mirror, prepared: &Prepared, name: &str, condition: Option<&Template>) -> Pulled {
+    let table = &mirror.schema.tables[name];
+    let strict = mirror.schema.strict.contains(name);
+    let read = prepared.analysis.record.columns.get(name);
+    let is_read = |column: &str| read.is_some_and(|read| read.contains(&column.to_ascii_lowercase()));
+    let mut columns: Vec<String> =
+        table.columns.iter().filter(|column| is_read(&column.name)).map(|column| quoted(&column.name)).collect();
+    // The rowid of a table that lives whole on one shard is the one that SQLite would show.
+    if is_read("rowid") && table.rowid_alias.is_none() && table.column("rowid").is_none() && table.key.is_empty() {
+        columns.insert(0, "rowid".to_owned());
+    }
+    let results = if columns.is_empty() { "NULL".to_owned() } else { columns.join(", ") };
+    let mut select = condition.cloned().unwrap_or_default();
+    let head = format!("SELECT {results} FROM {}", quoted(&table.name));
+    select.sql = if select.sql.is_empty() { head } else { format!("{head} WHERE {}", select.sql) };
+    Pulled { table: name.to_owned(), select, create: create(table, strict), columns, filtered: condition.is_some() }
+}
+
+/// The table as the merge database has it: all columns, since `*` and names must mean the same; their
+/// affinities and collations; no constraint.
+fn create(table: &Table, strict: bool) -> String {
+    let columns = table.columns.iter().enumerate().map(|(index, column)| {
+        let name = quoted(&column.name);
+        match table.rowid_alias == Some(index) {
+            true => format!("{name} INTEGER PRIMARY KEY"),
+            false => {
+                let any = strict && column.declared.eq_ignore_ascii_case("ANY");
+                declared(&name, if any { Affinity::Blob } else { column.compare.affinity }, column.compare.collation)
+            }
+        }
+    });
+    format!("CREATE TABLE {} ({})", quoted(&table.name), columns.collect::<Vec<_>>().join(", "))
+}
+
+fn quoted(name: &str) -> String {
+    crate::plan::split::quote(name)
+}
+
+/// What rows of the table can matter: for each SELECT that reads it, its own conjuncts; any of these.
+fn condition(mirror: &Mirror, tokens: &Tokens<'_>, cores: &[Core], name: &str) -> Option<Template> {
+    let mut uses: Vec<Vec<(Span, Vec<Swap>)>> = Vec::new();
+    for core in cores {
+        let Some(sources) = core.sources.as_deref() else { continue };
+        let scope = Scope::new(sources, &mirror.schema.tables);
+        for (index, source) in sources.iter().enumerate().filter(|(_, source)| source.table.as_deref() == Some(name)) {
+            if sources.iter().any(|other| matches!(other.join, Join::Right | Join::Full)) {
+                return None;
+            }
+            let mut conditions: Vec<&Span> = Vec::new();
+            match source.join {
+                Join::Inner => {
+                    conditions.extend(&core.condition);
+                    conditions.extend(sources.iter().filter(|o| o.join == Join::Inner).filter_map(|o| o.on.as_ref()));
+                }
+                _ => conditions.extend(&source.on),
+            }
+            let parts = conditions.into_iter().flat_map(|span| conjuncts(tokens, span));
+            let own: Vec<_> =
+                parts.filter_map(|part| Some((part.clone(), on_its_own(tokens, &scope, index, &part)?))).collect();
+            if own.is_empty() {
+                return None;
+            }
+            uses.push(own);
+        }
+    }
+    if uses.is_empty() {
+        return None;
+    }
+    let mut writer = Writer::new(tokens);
+    for (n, parts) in uses.iter().enumerate() {
+        writer.push(if n == 0 { "(" } else { " OR (" });
+        for (m, (span, swaps)) in parts.iter().enumerate() {
+            writer.push(if m == 0 { "(" } else { " AND (" }).copy_with(span, swaps).push(")");
+        }
+        writer.push(")");
+    }
+    Some(writer.finish())
+}
+
+/// A conjunct that is about this source alone, with its qualifiers taken off.
+fn on_its_own(tokens: &Tokens<'_>, scope: &Scope<'_>, source: usize, span: &Span) -> Option<Vec<Swap>> {
+    let found = names(tokens, span);
+    if found.subquery || found.volatile || found.columns.is_empty() || scope.only_source(&found) != Some(source) {
+        return None;
+    }
+    let bare = |name: &crate::analyze::names::Name| (name.span.clone(), quoted(&name.column));
+    Some(found.columns.iter().filter(|name| name.qualifier.is_some()).map(bare).collect())
+}

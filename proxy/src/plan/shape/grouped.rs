@@ -1,0 +1,340 @@
+//! GROUP BY and aggregates over rows that are made on one shard each.
+//!
+//! Each shard computes its groups with partial aggregates; the last query groups the partial rows
+//! again and finishes: a count is the sum of counts, an average a sum of totals over a sum of counts. In the
+//! statement's own text every grouping expression and every aggregate is replaced by what it has
+//! become; what is then left over must be no column, else there is no such plan (a bare column, a DISTINCT
+//! aggregate, one whose result depends on the order of rows).
+
+use flotilla_shared::slot::{Affinity, Collation};
+
+use super::text::{Swap, Writer};
+use super::{PARTS, Query, TwoPhase, declared, finishes, is_literal};
+use crate::analyze::core::{Item, OrderTerm, Span, Walk};
+use crate::lex::{Kind, Tokens};
+
+/// All of SQLite's aggregates.
+const AGGREGATES: &[&str] = &[
+    "count",
+    "sum",
+    "total",
+    "avg",
+    "min",
+    "max",
+    "group_concat",
+    "string_agg",
+    "json_group_array",
+    "json_group_object",
+    "jsonb_group_array",
+    "jsonb_group_object",
+    "median",
+    "percentile",
+    "percentile_cont",
+    "percentile_disc",
+];
+
+/// Is the function whose name is at `at` an aggregate? With several arguments min and max compare these.
+pub fn is_aggregate(tokens: &Tokens<'_>, at: usize, name: &str) -> bool {
+    AGGREGATES.contains(&name)
+        && !(matches!(name, "min" | "max") && arguments(tokens, at).is_some_and(|list| list.len() > 1))
+}
+
+/// The arguments of the call whose name is at `at`.
+fn arguments(tokens: &Tokens<'_>, at: usize) -> Option<Vec<Span>> {
+    let close = tokens.closing(at + 1)?;
+    let mut walk = Walk::new(tokens);
+    let (mut list, mut begin) = (Vec::new(), at + 2);
+    for index in at + 2..close {
+        if walk.step(index) == Some(true) && tokens.is_mark(index, ",") {
+            list.push(begin..index);
+            begin = index + 1;
+        }
+    }
+    if begin < close {
+        list.push(begin..close);
+    }
+    Some(list)
+}
+
+/// A grouping expression.
+struct Group {
+    span: Span,
+    /// It is just a column: equal names of it are recognized wherever they stand.
+    is_column: bool,
+}
+
+/// Collects what shards compute.
+struct Builder<'q, 'a> {
+    query: &'q Query<'a>,
+    groups: Vec<Group>,
+    columns: Vec<String>,
+    /// What each shard selects behind the groups: text pieces of one expression each.
+    partials: Vec<Vec<Piece>>,
+}
+
+/// A piece of a partial aggregate.
+enum Piece {
+    Own(&'static str),
+    Copied(Span),
+}
+
+/// The plan, if there is one.
+pub fn plan(query: &Query<'_>) -> Option<TwoPhase> {
+    let core = query.core;
+    if query.has_star() || !query.conditions_are_plain() {
+        return None;
+    }
+    let mut builder =
+        Builder { query, groups: Vec::new(), columns: vec!["_flotilla_nothing".to_owned()], partials: Vec::new() };
+    for span in &core.group_by {
+        builder.group(span)?;
+    }
+    let mut finish = Writer::new(query.tokens);
+    finish.push(if core.distinct { "SELECT DISTINCT" } else { "SELECT" });
+    for (n, item) in core.items.iter().enumerate() {
+        let swaps = builder.swaps(&item.expr, &Leftover::None)?;
+        finish.push(if n == 0 { " " } else { ", " }).copy_with(&item.expr, &swaps);
+        if let Some(alias) = &item.alias {
+            finish.push(&format!(" AS \"{}\"", alias.replace('"', "\"\"")));
+        }
+    }
+    finish.push(&format!(" FROM {PARTS}"));
+    if !builder.groups.is_empty() {
+        let names: Vec<String> = (0..builder.groups.len()).map(group_name).collect();
+        finish.push(&format!(" GROUP BY {}", names.join(", ")));
+    }
+    if let Some(having) = &core.having {
+        let swaps = builder.swaps(having, &Leftover::Alias)?;
+        finish.push(" HAVING ").copy_with(having, &swaps);
+    }
+    for (n, term) in core.order_by.iter().enumerate() {
+        let swaps = builder.order(term)?;
+        finish.push(if n == 0 { " ORDER BY " } else { ", " }).copy_with(&(term.expr.start..term.suffix.end), &swaps);
+    }
+    if let Some(limit) = &core.limit {
+        finish.push(" LIMIT ").copy(limit);
+        if let Some(offset) = &core.offset {
+            finish.push(" OFFSET ").copy(offset);
+        }
+    }
+    let finish = finish.finish();
+    let (shard, columns) = builder.shard()?;
+    let fits = query.is_readable(&shard) && finishes(&columns, &finish);
+    fits.then_some(TwoPhase {
+        placement: query.placement,
+        shard,
+        columns,
+        finish,
+        pushed: "GROUP BY and partial aggregates",
+    })
+}
+
+fn group_name(index: usize) -> String {
+    format!("_flotilla_g{index}")
+}
+
+fn partial_name(index: usize) -> String {
+    format!("_flotilla_p{index}")
+}
+
+/// Which names may stay in a piece of the last query.
+enum Leftover {
+    None,
+    /// Those of results that are no columns.
+    Alias,
+}
+
+impl Builder<'_, '_> {
+    fn group(&mut self, span: &Span) -> Option<()> {
+        let query = self.query;
+        let items = &query.core.items;
+        let mut span = span.clone();
+        if span.len() == 1 {
+            let at = span.start;
+            if query.tokens.list[at].kind == Kind::Number {
+                let index: usize = query.tokens.text(at).parse().ok()?;
+                span = items.get(index.checked_sub(1)?)?.expr.clone();
+            } else if let Some(name) = query.tokens.name(at)
+                && !query.scope.has_column(&name)
+            {
+                span = self.alias(&name)?.expr.clone();
+            }
+        }
+        let names = query.names(&span);
+        let aggregates = names.functions.iter().any(|(at, name)| is_aggregate(query.tokens, *at, name));
+        if names.subquery || names.volatile || names.columns.is_empty() || aggregates || !query.resolves(&names) {
+            return None;
+        }
+        let name = group_name(self.groups.len());
+        let column = query.column(&span);
+        self.columns.push(match column {
+            Some((table, column)) => {
+                let strict = query.mirror.schema.strict.contains(&table.name.to_ascii_lowercase());
+                let compare = table.columns[column].compare;
+                let any = strict && table.columns[column].declared.eq_ignore_ascii_case("ANY");
+                declared(&name, if any { Affinity::Blob } else { compare.affinity }, compare.collation)
+            }
+            None => declared(&name, Affinity::Blob, query.collation(&span)?),
+        });
+        self.groups.push(Group { span, is_column: column.is_some() });
+        Some(())
+    }
+
+    fn alias(&self, name: &str) -> Option<&Item> {
+        self.query
+            .core
+            .items
+            .iter()
+            .find(|item| item.alias.as_ref().is_some_and(|alias| alias.eq_ignore_ascii_case(name)))
+    }
+
+    /// The group that an expression is.
+    fn group_of(&self, span: &Span) -> Option<usize> {
+        let query = self.query;
+        let tokens = query.tokens;
+        let place = |span: &Span| match query.names(span).columns.as_slice() {
+            [name] if name.span == *span => query.scope.place(name),
+            _ => None,
+        };
+        let wanted = place(span);
+        self.groups.iter().position(|group| match (group.is_column, &wanted) {
+            (true, Some(wanted)) => place(&group.span) == Some(*wanted),
+            (true, None) => false,
+            (false, _) => {
+                group.span.len() == span.len()
+                    && group
+                        .span
+                        .clone()
+                        .zip(span.clone())
+                        .all(|(a, b)| tokens.text(a).eq_ignore_ascii_case(tokens.text(b)))
+            }
+        })
+    }
+
+    fn order(&mut self, term: &OrderTerm) -> Option<Vec<Swap>> {
+        let (query, at) = (self.query, term.expr.start);
+        if term.expr.len() == 1 {
+            let number = query.tokens.list[at].kind == Kind::Number;
+            let alias = query.tokens.name(at).is_some_and(|name| self.alias(&name).is_some());
+            if number || alias {
+                return Some(vec![]);
+            }
+        }
+        self.swaps(&term.expr, &Leftover::None)
+    }
+
+    /// What replaces grouping expressions and aggregates in an expression.
+    fn swaps(&mut self, span: &Span, leftover: &Leftover) -> Option<Vec<Swap>> {
+        if let Some(group) = self.group_of(span) {
+            return Some(vec![(span.clone(), group_name(group))]);
+        }
+        let query = self.query;
+        let names = query.names(span);
+        if names.subquery {
+            return None;
+        }
+        let mut swaps: Vec<Swap> = Vec::new();
+        for (at, name) in &names.functions {
+            let inside = swaps.last().is_some_and(|(swapped, _)| *at < swapped.end);
+            if is_aggregate(query.tokens, *at, name) {
+                if inside {
+                    return None;
+                }
+                swaps.push(self.aggregate(*at, name)?);
+            }
+        }
+        for name in &names.columns {
+            if swaps.iter().any(|(swapped, _)| swapped.contains(&name.span.start)) {
+                continue;
+            }
+            let group = self.group_of(&name.span).filter(|group| self.groups[*group].is_column);
+            match group {
+                Some(group) => swaps.push((name.span.clone(), group_name(group))),
+                None if is_literal(&name.column) && !query.scope.has_column(&name.column) => (),
+                None if matches!(leftover, Leftover::Alias)
+                    && name.qualifier.is_none()
+                    && !query.scope.has_column(&name.column)
+                    && self.alias(&name.column).is_some() => {}
+                None => return None,
+            }
+        }
+        swaps.sort_by_key(|(swapped, _)| swapped.start);
+        Some(swaps)
+    }
+
+    /// Replaces the aggregate whose name is at `at`.
+    fn aggregate(&mut self, at: usize, name: &str) -> Option<Swap> {
+        let query = self.query;
+        let tokens = query.tokens;
+        let close = tokens.closing(at + 1)?;
+        let inside = at + 2..close;
+        let list = arguments(tokens, at)?;
+        let plain =
+            !inside.clone().any(|at| ["DISTINCT", "ORDER", "SELECT"].iter().any(|word| tokens.is_word(at, word)));
+        if !plain || list.len() > 1 {
+            return None;
+        }
+        let mut end = close + 1;
+        let mut filter = None;
+        if tokens.is_word(end, "FILTER") && tokens.is_mark(end + 1, "(") {
+            let closed = tokens.closing(end + 1)?;
+            filter = Some(end..closed + 1);
+            end = closed + 1;
+        }
+        let names = query.names(&(at + 1..end));
+        let nested = names.functions.iter().any(|(at, name)| is_aggregate(tokens, *at, name));
+        if nested || names.subquery || names.volatile || !query.resolves(&names) {
+            return None;
+        }
+        let collation = match (name, list.first()) {
+            ("min" | "max", Some(span)) => query.collation(span)?,
+            _ => Collation::Binary,
+        };
+        let mut partial = |function: &'static str| {
+            let mut pieces = vec![Piece::Own(function), Piece::Copied(at + 1..close + 1)];
+            pieces.extend(filter.clone().map(Piece::Copied));
+            let name = partial_name(self.partials.len());
+            self.columns.push(declared(&name, Affinity::Blob, collation));
+            self.partials.push(pieces);
+            name
+        };
+        let merged = match name {
+            "count" => format!("sum({})", partial("count")),
+            "sum" => format!("sum({})", partial("sum")),
+            "total" => format!("total({})", partial("total")),
+            "min" => format!("min({})", partial("min")),
+            "max" => format!("max({})", partial("max")),
+            "avg" => format!("(total({}) / sum({}))", partial("total"), partial("count")),
+            _ => return None,
+        };
+        Some((at..end, merged))
+    }
+
+    /// What each shard runs, and the columns of its result.
+    fn shard(self) -> Option<(super::text::Template, Vec<String>)> {
+        let core = self.query.core;
+        let mut shard = Writer::new(self.query.tokens);
+        // NULL keeps the list from being empty: a statement may ask for constants alone.
+        shard.push("SELECT NULL");
+        for group in &self.groups {
+            shard.push(", ").copy(&group.span);
+        }
+        for pieces in &self.partials {
+            shard.push(", ");
+            for piece in pieces {
+                match piece {
+                    Piece::Own(text) => shard.push(text),
+                    Piece::Copied(span) => shard.copy(span),
+                };
+            }
+        }
+        shard.push(" FROM ").copy(core.from.as_ref()?);
+        if let Some(condition) = &core.condition {
+            shard.push(" WHERE ").copy(condition);
+        }
+        for (n, group) in self.groups.iter().enumerate() {
+            shard.push(if n == 0 { " GROUP BY " } else { ", " }).copy(&group.span);
+        }
+        Some((shard.finish(), self.columns))
+    }
+}

@@ -1,0 +1,232 @@
+//! How the rows of several shards become the answer of a SELECT: decided once per text and schema.
+//!
+//! Three shapes, tried in this order; each is right wherever it applies, the first ones are faster:
+//!
+//! 1. [`Shape::Concat`]: every row of the answer is made on one shard, and nothing else is asked: the
+//!    shards run the statement as written, and their rows follow each other;
+//! 2. [`Shape::TwoPhase`]: rows are made on one shard each, and then sorted, limited, made distinct
+//!    ([`sorted`]) or grouped ([`grouped`]): the shards do their part of that, and a last query over
+//!    their results finishes it in the proxy's own SQLite;
+//! 3. [`Shape::Gather`]: all else. The columns and rows that the statement needs are pulled into the
+//!    proxy's own SQLite, where the statement runs as written.
+//!
+//! Rows are made on one shard ([`local`]) when the tables are colocated and joined by their shard
+//! keys. Input: the statement and the [mirror](crate::mirror). The texts made here are prepared on the
+//! mirror, or on an empty copy of the tables that they will find; a text that SQLite does not take
+//! makes the shape inapplicable, never wrong.
+
+pub mod gather;
+pub mod grouped;
+pub mod local;
+pub mod sorted;
+pub mod text;
+
+use flotilla_shared::ids::PlacementId;
+use flotilla_shared::registry::Table;
+use flotilla_shared::slot::{Affinity, Collation};
+
+use crate::analyze::core::{Core, Span, cores};
+use crate::analyze::names::{Names, Scope, names};
+use crate::lex::Tokens;
+use crate::mirror::{Mirror, Prepared};
+use gather::Gather;
+use text::Template;
+
+/// The table that holds the shards' results.
+pub const PARTS: &str = "_flotilla_parts";
+
+/// How rows of several shards become one answer.
+#[derive(Clone, Debug)]
+pub enum Shape {
+    /// One behind the other.
+    Concat {
+        /// The placement that decides which shards.
+        placement: PlacementId,
+    },
+    /// Each shard's part, and a query over them.
+    TwoPhase(Box<TwoPhase>),
+    /// Tables are pulled.
+    Gather(Gather),
+}
+
+/// A statement in two phases.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TwoPhase {
+    /// The placement that decides which shards.
+    pub placement: PlacementId,
+    /// What each shard runs.
+    pub shard: Template,
+    /// The columns of [`PARTS`], as declared.
+    pub columns: Vec<String>,
+    /// What finishes.
+    pub finish: Template,
+    /// What is pushed down, for people.
+    pub pushed: &'static str,
+}
+
+impl TwoPhase {
+    /// The statement that makes [`PARTS`].
+    pub fn create(&self) -> String {
+        create_parts(&self.columns)
+    }
+}
+
+fn create_parts(columns: &[String]) -> String {
+    format!("CREATE TABLE {PARTS} ({})", columns.join(", "))
+}
+
+/// The shape of a SELECT.
+pub fn shape(mirror: &Mirror, prepared: &Prepared) -> Shape {
+    let Ok(tokens) = Tokens::read(&prepared.sql) else { return Shape::Gather(Gather::whole(mirror, prepared)) };
+    let cores = cores(&tokens);
+    let single = match cores.as_deref() {
+        Some([core]) if core.start == 0 && !core.compound && !tokens.has_word("VALUES") => Some(core),
+        _ => None,
+    };
+    let made = single.and_then(|core| Query::new(mirror, prepared, &tokens, core)).and_then(|query| query.shape());
+    made.unwrap_or_else(|| Shape::Gather(Gather::of(mirror, prepared, &tokens, cores.as_deref())))
+}
+
+/// A SELECT without others inside, whose rows are made on one shard each.
+pub struct Query<'a> {
+    mirror: &'a Mirror,
+    prepared: &'a Prepared,
+    tokens: &'a Tokens<'a>,
+    core: &'a Core,
+    scope: Scope<'a>,
+    placement: PlacementId,
+}
+
+impl<'a> Query<'a> {
+    fn new(mirror: &'a Mirror, prepared: &'a Prepared, tokens: &'a Tokens<'a>, core: &'a Core) -> Option<Self> {
+        let sources = core.sources.as_deref()?;
+        if prepared.analysis.view.is_some() || core.window || tokens.has_word("OVER") {
+            return None;
+        }
+        let scope = Scope::new(sources, &mirror.schema.tables);
+        let placement = local::placement(tokens, core, &scope)?;
+        Some(Self { mirror, prepared, tokens, core, scope, placement })
+    }
+
+    fn shape(&self) -> Option<Shape> {
+        let core = self.core;
+        let groups = !core.group_by.is_empty() || core.having.is_some() || self.aggregates();
+        let orders = core.distinct || !core.order_by.is_empty() || core.limit.is_some();
+        match (groups, orders) {
+            (false, false) => Some(Shape::Concat { placement: self.placement }),
+            (true, _) => grouped::plan(self).map(|plan| Shape::TwoPhase(Box::new(plan))),
+            (false, true) => sorted::plan(self).map(|plan| Shape::TwoPhase(Box::new(plan))),
+        }
+    }
+
+    fn names(&self, span: &Span) -> Names {
+        names(self.tokens, span)
+    }
+
+    fn aggregates(&self) -> bool {
+        let core = self.core;
+        let spans = core.items.iter().map(|item| &item.expr).chain(core.order_by.iter().map(|term| &term.expr));
+        spans.chain(&core.having).any(|span| {
+            self.names(span).functions.iter().any(|(at, name)| grouped::is_aggregate(self.tokens, *at, name))
+        })
+    }
+
+    /// The column that an expression is, if it is nothing more.
+    fn column(&self, span: &Span) -> Option<(&'a Table, usize)> {
+        let names = self.names(span);
+        let [name] = names.columns.as_slice() else { return None };
+        if name.span != *span {
+            return None;
+        }
+        let place = self.scope.place(name)?;
+        Some((self.scope.table(place.source)?, place.column?))
+    }
+
+    /// The collation by which values of an expression compare, where that is certain.
+    fn collation(&self, span: &Span) -> Option<Collation> {
+        if let Some((table, column)) = self.column(span) {
+            return Some(table.columns[column].compare.collation);
+        }
+        if span.clone().any(|at| self.tokens.is_word(at, "COLLATE")) {
+            return None;
+        }
+        self.names(span)
+            .columns
+            .iter()
+            .all(|name| {
+                let place = self.scope.place(name);
+                place.is_some_and(|place| {
+                    let table = self.scope.table(place.source);
+                    match (table, place.column) {
+                        (Some(table), Some(column)) => table.columns[column].compare.collation == Collation::Binary,
+                        (table, None) => table.is_some(),
+                        (None, _) => false,
+                    }
+                })
+            })
+            .then_some(Collation::Binary)
+    }
+
+    /// Do the conditions name nothing but columns of the tables?
+    fn conditions_are_plain(&self) -> bool {
+        let sources = self.core.sources.as_deref().unwrap_or_default();
+        let spans = self.core.condition.iter().chain(sources.iter().filter_map(|source| source.on.as_ref()));
+        spans.into_iter().all(|span| self.resolves(&self.names(span)))
+    }
+
+    fn resolves(&self, names: &Names) -> bool {
+        names.columns.iter().all(|name| self.scope.place(name).is_some() || is_literal(&name.column))
+    }
+
+    /// Is there a star among the results?
+    fn has_star(&self) -> bool {
+        self.core.items.iter().any(|item| self.is_star(&item.expr))
+    }
+
+    fn is_star(&self, span: &Span) -> bool {
+        let last = span.end - 1;
+        self.tokens.is_mark(last, "*") && (span.len() == 1 || self.tokens.is_mark(last - 1, "."))
+    }
+
+    /// The text for one shard is one that the mirror takes.
+    fn is_readable(&self, template: &Template) -> bool {
+        self.mirror.prepare(&template.sql).is_ok_and(|(prepared, _)| prepared.readonly)
+    }
+}
+
+/// `TRUE` and `FALSE` look like names.
+fn is_literal(name: &str) -> bool {
+    name.eq_ignore_ascii_case("true") || name.eq_ignore_ascii_case("false")
+}
+
+/// A declaration that compares by this collation and leaves values as they are.
+fn declared(name: &str, affinity: Affinity, collation: Collation) -> String {
+    let affinity = match affinity {
+        Affinity::Integer => "INT",
+        Affinity::Text => "TEXT",
+        Affinity::Blob => "",
+        Affinity::Real => "REAL",
+        Affinity::Numeric => "NUMERIC",
+    };
+    format!("{name} {affinity} COLLATE {}", collation_name(collation))
+}
+
+fn collation_name(collation: Collation) -> &'static str {
+    match collation {
+        Collation::Binary => "BINARY",
+        Collation::NoCase => "NOCASE",
+        Collation::Rtrim => "RTRIM",
+    }
+}
+
+/// Does a query prepare where only the parts are?
+fn finishes(columns: &[String], finish: &Template) -> bool {
+    let prepare = || -> rusqlite::Result<()> {
+        let db = rusqlite::Connection::open_in_memory()?;
+        // A name that is left over must not pass for a text.
+        db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+        db.execute_batch(&create_parts(columns))?;
+        db.prepare(&finish.sql).map(drop)
+    };
+    prepare().is_ok()
+}
