@@ -5,7 +5,7 @@
 //! and a record of all that the statement touches. [`analyze`] finds the keys that it names, and
 //! [`plan`] decides, from that and the registry alone, which shards it needs. [`execute`] sends it
 //! there, plans again when the map was old, lets SQLite finish what several shards began ([`merge`]), and
-//! [`respond`] writes the answer. [`metrics`] counts.
+//! [`respond`] writes the answer. [`metrics`] counts, [`explain`] shows plans to people.
 //!
 //! A proxy holds nothing that cannot be had again: caches, and blocks of integer keys. Any number of
 //! them may serve one cluster, and killing one loses no more than the requests that it was answering.
@@ -13,6 +13,7 @@
 pub mod analyze;
 pub mod api;
 pub mod execute;
+pub mod explain;
 pub mod lex;
 pub mod merge;
 pub mod metrics;

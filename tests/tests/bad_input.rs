@@ -219,7 +219,6 @@ fn paths() -> Vec<Case> {
         case("GET", "/job/999999", "", 404, "no_such_object"),
         case("GET", "/job/x", "", 400, "bad_request"),
         case("POST", "/table/rebalance", r#"{"table_name":"users"}"#, 501, "not_implemented"),
-        case("GET", "/explain?q=SELECT%201", "", 501, "not_implemented"),
         case("GET", "/kv/a", "", 501, "not_implemented"),
         register("{}", 400, "bad_request"),
         register("[]", 400, "bad_request"),

@@ -88,6 +88,13 @@ pub fn first_word(tokens: &Tokens<'_>) -> usize {
     }
 }
 
+/// The statement that an `EXPLAIN QUERY PLAN` is about.
+pub fn explained(sql: &str) -> Option<&str> {
+    let tokens = Tokens::read(sql).ok()?;
+    let first = (first_word(&tokens) == 3).then(|| tokens.list.get(3))??;
+    Some(&sql[first.span.start..])
+}
+
 /// Analyzes a statement that the mirror has prepared.
 pub fn analyze(tokens: &Tokens<'_>, mut record: Record, schema: &Schema, readonly: bool, explain: bool) -> Analysis {
     name_rowid(&mut record, schema);

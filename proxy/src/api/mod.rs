@@ -1,12 +1,13 @@
 //! The HTTP API: one file per group of calls.
 //!
-//! [`sql`] runs statements, [`tables`] registers and shows tables, [`cluster`] shows and changes
+//! [`sql`] runs statements, [`explain`] shows their plans, [`tables`] registers and shows tables, [`cluster`] shows and changes
 //! nodes, shards and jobs, [`health`] answers machines, and [`params`] reads what they have in
 //! common. Input: an [`HttpRequest`] with its body read. Output: JSON, or an error with the status
 //! that its code maps to. Refused here: unknown paths, wrong methods, and requests beyond
 //! [`MAX_REQUESTS_IN_WORK`](crate::MAX_REQUESTS_IN_WORK).
 
 pub mod cluster;
+pub mod explain;
 pub mod health;
 pub mod params;
 pub mod sql;
@@ -131,6 +132,7 @@ async fn dispatch(proxy: &Proxy, call: Call, methods: &'static str, request: Htt
         Call::Job => cluster::job(proxy, &request).await,
         Call::Status => cluster::status(proxy, &request).await,
         Call::Remove => cluster::remove(proxy, request).await,
+        Call::Explain => explain::explain(proxy, request).await,
         other => Err(not_implemented(other)),
     };
     outcome.unwrap_or_else(|error| http::error(&error))
@@ -142,7 +144,6 @@ fn not_implemented(call: Call) -> Error {
         Call::Rebalance => {
             ("rebalancing a table", "rows stay where they are; register the table while it is empty to spread it")
         }
-        Call::Explain => ("explaining a plan", "EXPLAIN QUERY PLAN shows SQLite's part of it"),
         Call::KeyValue => ("the key-value calls", "use a table and /execute"),
         _ => ("this call", ""),
     };

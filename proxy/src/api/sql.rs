@@ -49,7 +49,7 @@ pub async fn run(proxy: &Proxy, reads_only: bool, mut request: HttpRequest) -> R
     Ok(http::bytes(200, HeaderValue::from_static("application/json"), Bytes::from(respond::results(&outcomes))))
 }
 
-fn from_query(request: &HttpRequest) -> Result<Statement, Error> {
+pub(super) fn from_query(request: &HttpRequest) -> Result<Statement, Error> {
     let sql = request.param("q").ok_or_else(|| bad("`q` is missing").hint("GET /query?q=SELECT…"))?;
     let args = request.param("args").map(serde_json::from_str::<Json>).transpose();
     let args = args.map_err(|error| bad(format!("`args` is no JSON: {error}")))?;
@@ -80,7 +80,7 @@ fn statements(body: Json) -> Result<(Vec<Statement>, bool), Error> {
     Ok((list.into_iter().enumerate().map(read).collect::<Result<_, _>>()?, false))
 }
 
-fn statement(item: Json) -> Result<Statement, Error> {
+pub(super) fn statement(item: Json) -> Result<Statement, Error> {
     let hint = "a statement is a text, [text, argument…] or {\"query\": text, \"args\": […]}";
     match item {
         Json::String(sql) => Ok(Statement::bare(sql)),

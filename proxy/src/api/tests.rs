@@ -1,7 +1,10 @@
 //! Calls of the API against a fake node with three shards.
 
+mod reads;
+
 use std::sync::Arc;
 
+use flotilla_shared::client::Cluster;
 use flotilla_shared::http::HttpRequest;
 use http_body_util::BodyExt;
 use hyper::{HeaderMap, Method};
@@ -12,13 +15,14 @@ use crate::{Proxy, ProxyOptions};
 
 struct Bench {
     node: Arc<FakeNode>,
+    cluster: Arc<Cluster>,
     proxy: Arc<Proxy>,
 }
 
 impl Bench {
     async fn new() -> Self {
         let (node, cluster) = FakeNode::start(3).await;
-        Self { node, proxy: Proxy::new(cluster, ProxyOptions::default()) }
+        Self { node, proxy: Proxy::new(Arc::clone(&cluster), ProxyOptions::default()), cluster }
     }
 
     async fn call(&self, method: Method, target: &str, body: &str, key: Option<&str>) -> (u16, Json) {
@@ -343,7 +347,6 @@ async fn bad_requests() {
         (Method::POST, "/join", "{}", 400, "bad_request"),
         (Method::POST, "/shard", r#"{"nodes":[9]}"#, 404, "no_such_object"),
         (Method::GET, "/kv/a", "", 501, "not_implemented"),
-        (Method::GET, "/explain?q=SELECT 1", "", 501, "not_implemented"),
         (Method::GET, "/job/99", "", 404, "no_such_object"),
         (Method::GET, "/table/nope", "", 404, "no_such_table"),
         (Method::POST, "/table/register", r#"{"table_name":"nope","shard_key":"a"}"#, 404, "no_such_table"),
@@ -498,24 +501,4 @@ async fn serving() {
     );
     stop.send(true).unwrap();
     serving.await.unwrap();
-}
-
-/// Views and triggers follow their tables; what would span placements is refused when it is made or
-/// used.
-#[tokio::test]
-async fn views_live_beside_their_tables() {
-    let b = Bench::new().await;
-    b.users().await;
-    b.sql("CREATE TABLE notes (id INTEGER PRIMARY KEY, body)", json!([])).await;
-    b.sql("CREATE VIEW names AS SELECT name FROM users", json!([])).await;
-    assert_eq!(b.node.on_shard(3, "SELECT count(*) FROM names"), "[[0]]");
-    b.sql("INSERT INTO users (name) VALUES ('x')", json!([])).await;
-    assert_eq!(b.sql("SELECT * FROM names", json!([])).await["values"], json!([["x"]]));
-    assert_eq!(b.fails("CREATE VIEW both AS SELECT name, body FROM users, notes").await, "unroutable");
-    b.sql("DROP VIEW names", json!([])).await;
-    b.sql("CREATE TRIGGER log AFTER INSERT ON users BEGIN INSERT INTO notes (body) VALUES (new.name); END", json!([]))
-        .await;
-    assert_eq!(b.fails("INSERT INTO users (id) VALUES (1)").await, "unroutable");
-    b.sql("DROP TRIGGER log", json!([])).await;
-    b.sql("INSERT INTO users (id) VALUES (1)", json!([])).await;
 }

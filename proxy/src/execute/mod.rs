@@ -28,7 +28,8 @@ use flotilla_shared::wire::{Level, Read, Statement, Write};
 use tokio::time::Instant;
 
 use crate::Proxy;
-use crate::analyze::Verb;
+use crate::analyze::{self, Verb};
+use crate::explain::Explanation;
 use crate::mirror::{Mirror, Prepared};
 use crate::plan::{self, Input, Part, Plan};
 use crate::respond::Output;
@@ -146,7 +147,7 @@ impl Proxy {
             match ready.prepared.analysis.verb {
                 Verb::Schema if options.shard.is_none() => return self.run_schema(statement, options).await,
                 Verb::Schema => return Err(no_schema_on_shard()),
-                Verb::Local => return self.run_local(&ready, &statement.params).await,
+                Verb::Local => return self.run_local(&ready, &statement.params, options).await,
                 _ => ready.prepared.check_args(&statement.params)?,
             }
             if let Some(shard) = options.shard {
@@ -241,9 +242,32 @@ impl Proxy {
         Ok(())
     }
 
-    async fn run_local(&self, ready: &Ready, params: &Params) -> Result<Output, Error> {
+    /// The plan of a statement, without running it; none for a schema statement.
+    pub(crate) async fn explain(&self, statement: &Statement, options: &Options) -> Result<Option<Explanation>, Error> {
+        let ready = self.ready(&statement.sql, options).await?;
+        if ready.prepared.analysis.verb == Verb::Schema {
+            return Ok(None);
+        }
+        ready.prepared.check_args(&statement.params)?;
+        let keys = self.assign_keys(&ready, &statement.params, options.id, None, options).await?;
+        let plan = plan::plan(input(&ready, &statement.params, &keys, options), &ready.registry);
+        let statement = statement.clone();
+        let explained = move || Some(Explanation::of(&plan, &statement, &ready.mirror, &ready.registry));
+        tokio::task::spawn_blocking(explained)
+            .await
+            .map_err(|_| Error::new(Code::Internal, "a plan could not be shown"))
+    }
+
+    async fn run_local(&self, ready: &Ready, params: &Params, options: &Options) -> Result<Output, Error> {
         ready.prepared.check_args(params)?;
         self.metrics.planned(Plan::Local.class());
+        // SQLite's plan alone would not tell that several shards take part.
+        if let Some(sql) = analyze::explained(&ready.prepared.sql).filter(|_| ready.mirror.schema.has_sharded) {
+            let statement = Statement { sql: sql.to_owned(), params: params.clone() };
+            if let Some(explanation) = Box::pin(self.explain(&statement, options)).await? {
+                return Ok(Output::Rows(explanation.rows(&ready.prepared.columns, &ready.prepared.types)));
+            }
+        }
         let (mirror, prepared, params) = (Arc::clone(&ready.mirror), Arc::clone(&ready.prepared), params.clone());
         let answer = tokio::task::spawn_blocking(move || mirror.answer(&prepared, &params)).await;
         Ok(Output::Rows(answer.map_err(|_| Error::new(Code::Internal, "a schema query failed"))??))

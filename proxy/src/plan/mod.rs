@@ -109,6 +109,9 @@ impl fmt::Display for Plan {
             }
             Self::Merge(merge) => {
                 write!(f, "merge, pushed down: {}", merge.pushed)?;
+                if !merge.why.is_empty() {
+                    write!(f, "; no more, since {}", merge.why)?;
+                }
                 for pull in &merge.pulls {
                     write!(f, "\n  {}:", pull.table)?;
                     pull.parts.iter().try_for_each(|part| write!(f, "\n    {part}"))?;

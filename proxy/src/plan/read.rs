@@ -11,7 +11,7 @@ use flotilla_shared::wire::Statement;
 
 use super::keys::{claim_all, pinned_slots, stale};
 use super::shape::gather::Gather;
-use super::shape::{PARTS, Shape, TwoPhase};
+use super::shape::{PARTS, Shape, TwoPhase, Why};
 use super::{Input, Part, Plan, as_written, one_or, pinned_parts, placement};
 
 /// Rows of several shards, finished by the proxy's own SQLite.
@@ -24,7 +24,9 @@ pub struct Merge {
     /// What runs over them.
     pub finish: Statement,
     /// What the shards do of the statement, for people.
-    pub pushed: String,
+    pub pushed: &'static str,
+    /// Why they do no more, for people.
+    pub why: Why,
 }
 
 /// Rows for one table.
@@ -110,7 +112,8 @@ fn two_phases(input: Input<'_>, phases: &TwoPhase, parts: Vec<Part>) -> Result<M
             parts: with_statement(parts, &shard),
         }],
         finish: phases.finish.fill(input.prepared, input.params)?,
-        pushed: phases.pushed.to_owned(),
+        pushed: phases.pushed,
+        why: "",
     })
 }
 
@@ -119,7 +122,8 @@ fn gathered(input: Input<'_>, registry: &Registry, gather: &Gather) -> Result<Me
         setup: gather.tables.iter().map(|table| table.create.clone()).collect(),
         pulls: Vec::with_capacity(gather.tables.len()),
         finish: Statement { sql: input.prepared.sql.clone(), params: input.params.clone() },
-        pushed: "columns".to_owned(),
+        pushed: "columns",
+        why: gather.why,
     };
     if gather.views {
         let view = |object: &&SchemaObject| object.kind == "view";
@@ -134,7 +138,7 @@ fn gathered(input: Input<'_>, registry: &Registry, gather: &Gather) -> Result<Me
             parts: with_statement(all_parts(registry, table.placement)?, &select),
         });
         if pulled.filtered {
-            "columns and conditions".clone_into(&mut merge.pushed);
+            merge.pushed = "columns and conditions";
         }
     }
     Ok(merge)

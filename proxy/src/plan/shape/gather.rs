@@ -11,8 +11,8 @@ use std::collections::BTreeSet;
 use flotilla_shared::registry::Table;
 use flotilla_shared::slot::Affinity;
 
-use super::declared;
 use super::text::{Swap, Template, Writer};
+use super::{Why, declared};
 use crate::analyze::core::{Core, Join, Span};
 use crate::analyze::names::{Scope, conjuncts, names};
 use crate::lex::{Kind, Tokens};
@@ -40,23 +40,25 @@ pub struct Gather {
     pub tables: Vec<Pulled>,
     /// The statement uses views.
     pub views: bool,
+    /// Why no more is pushed down.
+    pub why: Why,
 }
 
 impl Gather {
     /// All rows of the columns that the statement reads.
-    pub fn whole(mirror: &Mirror, prepared: &Prepared) -> Self {
+    pub fn whole(mirror: &Mirror, prepared: &Prepared, why: Why) -> Self {
         let pull = |name: &String| pulled(mirror, prepared, name, None);
-        Self { tables: tables(mirror, prepared).iter().map(pull).collect(), views: has_views(prepared) }
+        Self { tables: tables(mirror, prepared).iter().map(pull).collect(), views: has_views(prepared), why }
     }
 
     /// The same with conditions, where the statement's SELECTs show some.
-    pub fn of(mirror: &Mirror, prepared: &Prepared, tokens: &Tokens<'_>, cores: Option<&[Core]>) -> Self {
+    pub fn of(mirror: &Mirror, prepared: &Prepared, tokens: &Tokens<'_>, cores: Option<&[Core]>, why: Why) -> Self {
         let clear = |cores: &&[Core]| {
             !has_views(prepared)
                 && !reads_without_from(tokens)
                 && cores.iter().all(|core| core.from.is_none() || core.sources.is_some())
         };
-        let Some(cores) = cores.filter(clear) else { return Self::whole(mirror, prepared) };
+        let Some(cores) = cores.filter(clear) else { return Self::whole(mirror, prepared, why) };
         let pull = |name: &String| {
             let condition = condition(mirror, tokens, cores, name);
             let plain = pulled(mirror, prepared, name, None);
@@ -66,7 +68,7 @@ impl Gather {
                 _ => plain,
             }
         };
-        Self { tables: tables(mirror, prepared).iter().map(pull).collect(), views: false }
+        Self { tables: tables(mirror, prepared).iter().map(pull).collect(), views: false, why }
     }
 }
 

@@ -9,7 +9,7 @@
 use flotilla_shared::slot::{Affinity, Collation};
 
 use super::text::{Swap, Writer};
-use super::{PARTS, Query, TwoPhase, declared, finishes, is_literal};
+use super::{PARTS, Query, TwoPhase, Why, declared, finishes, is_literal};
 use crate::analyze::core::{Item, OrderTerm, Span, Walk};
 use crate::lex::{Kind, Tokens};
 
@@ -79,15 +79,18 @@ enum Piece {
 }
 
 /// The plan, if there is one.
-pub fn plan(query: &Query<'_>) -> Option<TwoPhase> {
+///
+/// # Errors
+/// Why there is none.
+pub fn plan(query: &Query<'_>) -> Result<TwoPhase, Why> {
     let core = query.core;
     if query.has_star() || !query.conditions_are_plain() {
-        return None;
+        return Err("a star stands beside aggregates, or a condition names something else than columns");
     }
     let mut builder =
         Builder { query, groups: Vec::new(), columns: vec!["_flotilla_nothing".to_owned()], partials: Vec::new() };
     for span in &core.group_by {
-        builder.group(span)?;
+        builder.group(span).ok_or("an expression of GROUP BY is not clear")?;
     }
     let mut finish = Writer::new(query.tokens);
     finish.push(if core.distinct { "SELECT DISTINCT" } else { "SELECT" });
@@ -118,15 +121,13 @@ pub fn plan(query: &Query<'_>) -> Option<TwoPhase> {
         }
     }
     let finish = finish.finish();
-    let (shard, columns) = builder.shard()?;
+    let (shard, columns) = builder.shard().ok_or("it has no FROM")?;
     let fits = query.is_readable(&shard) && finishes(&columns, &finish);
-    fits.then_some(TwoPhase {
-        placement: query.placement,
-        shard,
-        columns,
-        finish,
-        pushed: "GROUP BY and partial aggregates",
-    })
+    let pushed = "GROUP BY and partial aggregates";
+    match fits {
+        true => Ok(TwoPhase { placement: query.placement, shard, columns, finish, pushed }),
+        false => Err("its parts cannot be written as statements of their own"),
+    }
 }
 
 fn group_name(index: usize) -> String {
@@ -211,36 +212,38 @@ impl Builder<'_, '_> {
         })
     }
 
-    fn order(&mut self, term: &OrderTerm) -> Option<Vec<Swap>> {
+    fn order(&mut self, term: &OrderTerm) -> Result<Vec<Swap>, Why> {
         let (query, at) = (self.query, term.expr.start);
         if term.expr.len() == 1 {
             let number = query.tokens.list[at].kind == Kind::Number;
             let alias = query.tokens.name(at).is_some_and(|name| self.alias(&name).is_some());
             if number || alias {
-                return Some(vec![]);
+                return Ok(vec![]);
             }
         }
         self.swaps(&term.expr, &Leftover::None)
     }
 
     /// What replaces grouping expressions and aggregates in an expression.
-    fn swaps(&mut self, span: &Span, leftover: &Leftover) -> Option<Vec<Swap>> {
+    fn swaps(&mut self, span: &Span, leftover: &Leftover) -> Result<Vec<Swap>, Why> {
         if let Some(group) = self.group_of(span) {
-            return Some(vec![(span.clone(), group_name(group))]);
+            return Ok(vec![(span.clone(), group_name(group))]);
         }
         let query = self.query;
         let names = query.names(span);
         if names.subquery {
-            return None;
+            return Err("a subquery stands beside aggregates");
         }
         let mut swaps: Vec<Swap> = Vec::new();
         for (at, name) in &names.functions {
             let inside = swaps.last().is_some_and(|(swapped, _)| *at < swapped.end);
             if is_aggregate(query.tokens, *at, name) {
                 if inside {
-                    return None;
+                    return Err("an aggregate stands inside another");
                 }
-                swaps.push(self.aggregate(*at, name)?);
+                swaps.push(
+                    self.aggregate(*at, name).ok_or("an aggregate is DISTINCT, ordered, or cannot be made of parts")?,
+                );
             }
         }
         for name in &names.columns {
@@ -255,11 +258,11 @@ impl Builder<'_, '_> {
                     && name.qualifier.is_none()
                     && !query.scope.has_column(&name.column)
                     && self.alias(&name.column).is_some() => {}
-                None => return None,
+                None => return Err("a column stands outside of GROUP BY and of aggregates"),
             }
         }
         swaps.sort_by_key(|(swapped, _)| swapped.start);
-        Some(swaps)
+        Ok(swaps)
     }
 
     /// Replaces the aggregate whose name is at `at`.

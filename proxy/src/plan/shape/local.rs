@@ -8,20 +8,24 @@
 use flotilla_shared::ids::PlacementId;
 use flotilla_shared::registry::HOME;
 
+use super::Why;
 use crate::analyze::core::{Core, Join, Span};
 use crate::analyze::names::{Place, Scope, conjuncts, names};
 use crate::lex::Tokens;
 
 /// The placement of the tables, if all rows of the FROM are made on one shard each.
-pub fn placement(tokens: &Tokens<'_>, core: &Core, scope: &Scope<'_>) -> Option<PlacementId> {
-    let sources = core.sources.as_deref()?;
+///
+/// # Errors
+/// Why not.
+pub fn placement(tokens: &Tokens<'_>, core: &Core, scope: &Scope<'_>) -> Result<PlacementId, Why> {
+    let sources = core.sources.as_deref().unwrap_or_default();
     let mut placement = None;
     let mut sharded: Vec<usize> = Vec::new();
     let outer = sources.iter().any(|source| source.join != Join::Inner);
     for (index, source) in sources.iter().enumerate() {
-        let table = scope.table(index)?;
+        let table = scope.table(index).ok_or("FROM holds a subquery or a common table expression")?;
         if table.placement == HOME || *placement.get_or_insert(table.placement) != table.placement {
-            return None;
+            return Err("it joins tables that are not in one placement");
         }
         if !sharded.is_empty() {
             let mut conditions: Vec<Span> = source.on.iter().cloned().collect();
@@ -51,12 +55,12 @@ pub fn placement(tokens: &Tokens<'_>, core: &Core, scope: &Scope<'_>) -> Option<
                 })
             };
             if !sharded.iter().any(linked) {
-                return None;
+                return Err("it joins tables by other columns than their shard keys");
             }
         }
         sharded.push(index);
     }
-    placement
+    placement.ok_or("it reads no sharded table")
 }
 
 /// USING takes the column of the first source before `index` that has it: is `earlier` the only one?

@@ -32,6 +32,9 @@ use crate::mirror::{Mirror, Prepared};
 use gather::Gather;
 use text::Template;
 
+/// Why a statement is not pushed down, for people.
+pub type Why = &'static str;
+
 /// The table that holds the shards' results.
 pub const PARTS: &str = "_flotilla_parts";
 
@@ -77,14 +80,17 @@ fn create_parts(columns: &[String]) -> String {
 
 /// The shape of a SELECT.
 pub fn shape(mirror: &Mirror, prepared: &Prepared) -> Shape {
-    let Ok(tokens) = Tokens::read(&prepared.sql) else { return Shape::Gather(Gather::whole(mirror, prepared)) };
+    let Ok(tokens) = Tokens::read(&prepared.sql) else {
+        return Shape::Gather(Gather::whole(mirror, prepared, "the statement is not one that the planner reads"));
+    };
     let cores = cores(&tokens);
     let single = match cores.as_deref() {
-        Some([core]) if core.start == 0 && !core.compound && !tokens.has_word("VALUES") => Some(core),
-        _ => None,
+        Some([core]) if core.start == 0 && !core.compound && !tokens.has_word("VALUES") => Ok(core),
+        Some(_) => Err("it holds several SELECTs"),
+        None => Err("its structure is not clear to the planner"),
     };
     let made = single.and_then(|core| Query::new(mirror, prepared, &tokens, core)).and_then(|query| query.shape());
-    made.unwrap_or_else(|| Shape::Gather(Gather::of(mirror, prepared, &tokens, cores.as_deref())))
+    made.unwrap_or_else(|why| Shape::Gather(Gather::of(mirror, prepared, &tokens, cores.as_deref(), why)))
 }
 
 /// A SELECT without others inside, whose rows are made on one shard each.
@@ -98,22 +104,25 @@ pub struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    fn new(mirror: &'a Mirror, prepared: &'a Prepared, tokens: &'a Tokens<'a>, core: &'a Core) -> Option<Self> {
-        let sources = core.sources.as_deref()?;
-        if prepared.analysis.view.is_some() || core.window || tokens.has_word("OVER") {
-            return None;
+    fn new(mirror: &'a Mirror, prepared: &'a Prepared, tokens: &'a Tokens<'a>, core: &'a Core) -> Result<Self, Why> {
+        let sources = core.sources.as_deref().ok_or("FROM holds more than tables and joins of them")?;
+        if prepared.analysis.view.is_some() {
+            return Err("it reads a view");
+        }
+        if core.window || tokens.has_word("OVER") {
+            return Err("window functions need all rows");
         }
         let scope = Scope::new(sources, &mirror.schema.tables);
         let placement = local::placement(tokens, core, &scope)?;
-        Some(Self { mirror, prepared, tokens, core, scope, placement })
+        Ok(Self { mirror, prepared, tokens, core, scope, placement })
     }
 
-    fn shape(&self) -> Option<Shape> {
+    fn shape(&self) -> Result<Shape, Why> {
         let core = self.core;
         let groups = !core.group_by.is_empty() || core.having.is_some() || self.aggregates();
         let orders = core.distinct || !core.order_by.is_empty() || core.limit.is_some();
         match (groups, orders) {
-            (false, false) => Some(Shape::Concat { placement: self.placement }),
+            (false, false) => Ok(Shape::Concat { placement: self.placement }),
             (true, _) => grouped::plan(self).map(|plan| Shape::TwoPhase(Box::new(plan))),
             (false, true) => sorted::plan(self).map(|plan| Shape::TwoPhase(Box::new(plan))),
         }

@@ -8,9 +8,11 @@
 use flotilla_shared::slot::{Affinity, Collation};
 
 use super::text::Writer;
-use super::{PARTS, Query, TwoPhase, collation_name, declared, finishes};
+use super::{PARTS, Query, TwoPhase, Why, collation_name, declared, finishes};
 use crate::analyze::core::{Item, OrderTerm, Span};
 use crate::lex::Kind;
+
+const COLLATION: Why = "the collation of a result or of a term of ORDER BY is not certain";
 
 /// A term of ORDER BY: a column of the parts, or an expression that becomes one.
 enum Term {
@@ -19,16 +21,19 @@ enum Term {
 }
 
 /// The plan, if there is one.
-pub fn plan(query: &Query<'_>) -> Option<TwoPhase> {
+///
+/// # Errors
+/// Why there is none.
+pub fn plan(query: &Query<'_>) -> Result<TwoPhase, Why> {
     let core = query.core;
     if core.distinct && !query.conditions_are_plain() {
-        return None;
+        return Err("a condition names something else than columns");
     }
     let width = query.prepared.columns.len();
     let mut columns = Vec::with_capacity(width + core.order_by.len());
     for index in 0..width {
         let collation = match core.distinct {
-            true => result_collation(query, index)?,
+            true => result_collation(query, index).ok_or(COLLATION)?,
             false => Collation::Binary,
         };
         columns.push(declared(&format!("c{index}"), Affinity::Blob, collation));
@@ -36,13 +41,13 @@ pub fn plan(query: &Query<'_>) -> Option<TwoPhase> {
     let mut extra: Vec<Span> = Vec::new();
     let mut order: Vec<String> = Vec::new();
     for term in &core.order_by {
-        let (name, collation) = match resolve(query, term)? {
+        let (name, collation) = match resolve(query, term).ok_or("a term of ORDER BY is not clear")? {
             Term::Column(index) => (format!("c{index}"), result_collation(query, index)),
-            Term::Expr(_) if core.distinct => return None,
+            Term::Expr(_) if core.distinct => return Err("DISTINCT is sorted by something else than its results"),
             Term::Expr(span) => {
                 let names = query.names(&span);
                 if names.subquery || names.volatile || !query.resolves(&names) {
-                    return None;
+                    return Err("it is sorted by more than columns and functions of them");
                 }
                 let name = format!("o{}", extra.len());
                 columns.push(declared(&name, Affinity::Blob, Collation::Binary));
@@ -52,12 +57,12 @@ pub fn plan(query: &Query<'_>) -> Option<TwoPhase> {
         };
         let collation = match &term.collation {
             Some(given) => format!("\"{}\"", given.replace('"', "\"\"")),
-            None => collation_name(collation?).to_owned(),
+            None => collation_name(collation.ok_or(COLLATION)?).to_owned(),
         };
         let suffix: Vec<&str> = term.suffix.clone().map(|at| query.tokens.text(at)).collect();
         order.push(format!("{name} COLLATE {collation} {}", suffix.join(" ")));
     }
-    let from = core.from.clone()?;
+    let from = core.from.clone().ok_or("it has no FROM")?;
     let mut shard = Writer::new(query.tokens);
     shard.copy(&(core.start..from.start - 1));
     for span in &extra {
@@ -100,7 +105,10 @@ pub fn plan(query: &Query<'_>) -> Option<TwoPhase> {
         (false, false) => "all but ORDER BY",
     };
     let fits = query.is_readable(&shard) && finishes(&columns, &finish);
-    fits.then_some(TwoPhase { placement: query.placement, shard, columns, finish, pushed })
+    match fits {
+        true => Ok(TwoPhase { placement: query.placement, shard, columns, finish, pushed }),
+        false => Err("its parts cannot be written as statements of their own"),
+    }
 }
 
 /// What a term of ORDER BY means: a number or a name of a result before anything else.
