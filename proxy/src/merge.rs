@@ -19,6 +19,9 @@ const CACHE_KIB: i64 = 16 << 10;
 /// Steps of SQLite between two looks at the clock.
 const STEPS_PER_CHECK: i32 = 10_000;
 
+/// With fewer rows, looking through all of them is as fast as making an index.
+const ROWS_WORTH_AN_INDEX: usize = 500;
+
 /// Largest value, in bytes: what the nodes accept as well.
 const MAX_VALUE_BYTES: i32 = 16 << 20;
 
@@ -91,6 +94,17 @@ impl Session {
             statement.raw_execute().map_err(|error| internal(&error))?;
         }
         Ok(())
+    }
+
+    /// Makes indexes, where there are so many rows that a search gains by them.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn index(&self, indexes: &[String]) -> Result<(), Error> {
+        if self.rows < ROWS_WORTH_AN_INDEX {
+            return Ok(());
+        }
+        indexes.iter().try_for_each(|create| self.db.execute_batch(create)).map_err(|error| internal(&error))
     }
 
     /// Runs the last query.

@@ -36,7 +36,7 @@ impl Proxy {
         };
         let deadline = until(job.options.deadline.saturating_duration_since(Instant::now()));
         let (sender, mut receiver) = mpsc::channel::<(usize, Rows)>(QUEUED_PARTS);
-        let (setup, finish) = (merge.setup.clone(), merge.finish.clone());
+        let (setup, indexes, finish) = (merge.setup.clone(), merge.indexes.clone(), merge.finish.clone());
         let inserts: Vec<String> = merge.pulls.iter().map(|pull| pull.insert.clone()).collect();
         let (whole, complete) = tokio::sync::oneshot::channel::<()>();
         let worker = tokio::task::spawn_blocking(move || {
@@ -46,6 +46,7 @@ impl Proxy {
             }
             // Not all parts came: whoever reads them knows why.
             complete.blocking_recv().map_err(|_| Error::new(Code::Internal, "a merge was given up"))?;
+            session.index(&indexes)?;
             session.finish(&finish)
         });
         let pulls = merge.pulls.iter().enumerate();

@@ -46,6 +46,8 @@ pub struct Schema {
     pub resolves_conflicts: Vec<String>,
     /// STRICT tables, in lower case.
     pub strict: BTreeSet<String>,
+    /// Columns of each table's indexes, but for those on expressions, by lower-case name of the table.
+    pub indexes: HashMap<String, Vec<Vec<String>>>,
     /// Is any table outside the home placement?
     pub has_sharded: bool,
 }
@@ -61,6 +63,7 @@ impl Schema {
             has_sharded: registry.tables.values().any(|table| table.placement != HOME),
             foreign_keys: foreign_keys(db)?,
             strict: strict_tables(db)?,
+            indexes: indexes(db)?,
             ..Self::default()
         };
         for object in &registry.objects {
@@ -108,6 +111,29 @@ impl Schema {
 fn strict_tables(db: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     let mut query = db.prepare("SELECT lower(name) FROM pragma_table_list WHERE strict")?;
     query.query_map([], |row| row.get(0))?.collect()
+}
+
+fn indexes(db: &Connection) -> rusqlite::Result<HashMap<String, Vec<Vec<String>>>> {
+    let mut query = db.prepare(
+        "SELECT lower(m.tbl_name), m.name, i.name FROM sqlite_schema m, pragma_index_info(m.name) i
+         WHERE m.type = 'index' AND m.sql IS NOT NULL ORDER BY m.name, i.seqno",
+    )?;
+    let mut found: Vec<(String, String, Vec<Option<String>>)> = Vec::new();
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let (table, name, column): (String, String, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        match found.last_mut() {
+            Some((_, last, columns)) if *last == name => columns.push(column),
+            _ => found.push((table, name, vec![column])),
+        }
+    }
+    let mut indexes: HashMap<String, Vec<Vec<String>>> = HashMap::new();
+    for (table, _, columns) in found {
+        if let Some(columns) = columns.into_iter().collect() {
+            indexes.entry(table).or_default().push(columns);
+        }
+    }
+    Ok(indexes)
 }
 
 fn foreign_keys(db: &Connection) -> rusqlite::Result<Vec<ForeignKey>> {

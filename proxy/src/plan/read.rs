@@ -21,6 +21,8 @@ pub struct Merge {
     pub setup: Vec<String>,
     /// What is pulled into them.
     pub pulls: Vec<Pull>,
+    /// Makes indexes, once many rows are there.
+    pub indexes: Vec<String>,
     /// What runs over them.
     pub finish: Statement,
     /// What the shards do of the statement, for people.
@@ -111,6 +113,7 @@ fn two_phases(input: Input<'_>, phases: &TwoPhase, parts: Vec<Part>) -> Result<M
             insert: insert(PARTS, None, phases.columns.len()),
             parts: with_statement(parts, &shard),
         }],
+        indexes: vec![],
         finish: phases.finish.fill(input.prepared, input.params)?,
         pushed: phases.pushed,
         why: "",
@@ -121,7 +124,11 @@ fn gathered(input: Input<'_>, registry: &Registry, gather: &Gather) -> Result<Me
     let mut merge = Merge {
         setup: gather.tables.iter().map(|table| table.create.clone()).collect(),
         pulls: Vec::with_capacity(gather.tables.len()),
-        finish: Statement { sql: input.prepared.sql.clone(), params: input.params.clone() },
+        indexes: gather.tables.iter().flat_map(|table| table.indexes.iter().cloned()).collect(),
+        finish: match &gather.finish {
+            Some(finish) => finish.fill(input.prepared, input.params)?,
+            None => Statement { sql: input.prepared.sql.clone(), params: input.params.clone() },
+        },
         pushed: "columns",
         why: gather.why,
     };

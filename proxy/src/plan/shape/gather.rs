@@ -31,6 +31,8 @@ pub struct Pulled {
     pub columns: Vec<String>,
     /// Rows are left out by a condition.
     pub filtered: bool,
+    /// Makes the indexes that the shards have, as far as their columns are pulled.
+    pub indexes: Vec<String>,
 }
 
 /// Tables to pull, and what else the statement needs.
@@ -40,6 +42,8 @@ pub struct Gather {
     pub tables: Vec<Pulled>,
     /// The statement uses views.
     pub views: bool,
+    /// The statement without its hints about indexes; none when it has none.
+    pub finish: Option<Template>,
     /// Why no more is pushed down.
     pub why: Why,
 }
@@ -48,7 +52,12 @@ impl Gather {
     /// All rows of the columns that the statement reads.
     pub fn whole(mirror: &Mirror, prepared: &Prepared, why: Why) -> Self {
         let pull = |name: &String| pulled(mirror, prepared, name, None);
-        Self { tables: tables(mirror, prepared).iter().map(pull).collect(), views: has_views(prepared), why }
+        Self {
+            tables: tables(mirror, prepared).iter().map(pull).collect(),
+            views: has_views(prepared),
+            finish: without_hints(prepared),
+            why,
+        }
     }
 
     /// The same with conditions, where the statement's SELECTs show some.
@@ -68,8 +77,29 @@ impl Gather {
                 _ => plain,
             }
         };
-        Self { tables: tables(mirror, prepared).iter().map(pull).collect(), views: false, why }
+        Self {
+            tables: tables(mirror, prepared).iter().map(pull).collect(),
+            views: false,
+            finish: without_hints(prepared),
+            why,
+        }
     }
+}
+
+/// The indexes that `INDEXED BY` names need not be among those of the merge database.
+fn without_hints(prepared: &Prepared) -> Option<Template> {
+    let tokens = Tokens::read(&prepared.sql).ok()?;
+    let hint = |at: usize| match tokens.is_word(at, "INDEXED") && tokens.is_word(at + 1, "BY") {
+        true => Some((at..at + 3, String::new())),
+        false => (tokens.is_word(at, "NOT") && tokens.is_word(at + 1, "INDEXED")).then(|| (at..at + 2, String::new())),
+    };
+    let hints: Vec<Swap> = (0..tokens.list.len()).filter_map(hint).collect();
+    if hints.is_empty() {
+        return None;
+    }
+    let mut writer = Writer::new(&tokens);
+    writer.copy_with(&(0..tokens.list.len()), &hints);
+    Some(writer.finish())
 }
 
 fn has_views(prepared: &Prepared) -> bool {
@@ -100,11 +130,19 @@ fn pulled(mirror: &Mirror, prepared: &Prepared, name: &str, condition: Option<&T
     if is_read("rowid") && table.rowid_alias.is_none() && table.column("rowid").is_none() && table.key.is_empty() {
         columns.insert(0, "rowid".to_owned());
     }
+    let indexes = indexes(mirror, table, &columns);
     let results = if columns.is_empty() { "NULL".to_owned() } else { columns.join(", ") };
     let mut select = condition.cloned().unwrap_or_default();
     let head = format!("SELECT {results} FROM {}", quoted(&table.name));
     select.sql = if select.sql.is_empty() { head } else { format!("{head} WHERE {}", select.sql) };
-    Pulled { table: name.to_owned(), select, create: create(table, strict), columns, filtered: condition.is_some() }
+    Pulled {
+        table: name.to_owned(),
+        select,
+        create: create(table, strict),
+        columns,
+        filtered: condition.is_some(),
+        indexes,
+    }
 }
 
 /// The table as the merge database has it: all columns, since `*` and names must mean the same; their
@@ -121,6 +159,26 @@ fn create(table: &Table, strict: bool) -> String {
         }
     });
     format!("CREATE TABLE {} ({})", quoted(&table.name), columns.collect::<Vec<_>>().join(", "))
+}
+
+/// Indexes over the columns that are pulled: joins and correlated subqueries count on them.
+fn indexes(mirror: &Mirror, table: &Table, columns: &[String]) -> Vec<String> {
+    let name = table.name.to_ascii_lowercase();
+    let own = mirror.schema.indexes.get(&name).map_or(&[][..], Vec::as_slice);
+    let alias = table.rowid_alias.map(|alias| vec![table.columns[alias].name.clone()]);
+    let mut sets: Vec<Vec<String>> = Vec::new();
+    for set in table.unique.iter().chain(own).filter(|set| Some(*set) != alias.as_ref()) {
+        let set: Vec<String> = set.iter().map(|column| quoted(column)).collect();
+        let pulled = set.iter().all(|column| columns.iter().any(|c| c.eq_ignore_ascii_case(column)));
+        if pulled && !sets.contains(&set) {
+            sets.push(set);
+        }
+    }
+    let create = |(n, set): (usize, Vec<String>)| {
+        let index = quoted(&format!("_flotilla_{n}_{name}"));
+        format!("CREATE INDEX {index} ON {} ({})", quoted(&table.name), set.join(", "))
+    };
+    sets.into_iter().enumerate().map(create).collect()
 }
 
 fn quoted(name: &str) -> String {

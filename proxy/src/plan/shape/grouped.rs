@@ -3,8 +3,9 @@
 //! Each shard computes its groups with partial aggregates; the last query groups the partial rows
 //! again and finishes: a count is the sum of counts, an average a sum of totals over a sum of counts. In the
 //! statement's own text every grouping expression and every aggregate is replaced by what it has
-//! become; what is then left over must be no column, else there is no such plan (a bare column, a DISTINCT
-//! aggregate, one whose result depends on the order of rows).
+//! become; what is then left over must be no column, else there is no such plan (a bare column, an
+//! aggregate whose result depends on the order of rows). For a DISTINCT aggregate the shards group by its
+//! argument as well, so that each value comes once per shard and group.
 
 use flotilla_shared::slot::{Affinity, Collation};
 
@@ -70,6 +71,8 @@ struct Builder<'q, 'a> {
     columns: Vec<String>,
     /// What each shard selects behind the groups: text pieces of one expression each.
     partials: Vec<Vec<Piece>>,
+    /// Arguments of DISTINCT aggregates: the shards group by them, too.
+    distinct: Vec<Span>,
 }
 
 /// A piece of a partial aggregate.
@@ -87,8 +90,13 @@ pub fn plan(query: &Query<'_>) -> Result<TwoPhase, Why> {
     if query.has_star() || !query.conditions_are_plain() {
         return Err("a star stands beside aggregates, or a condition names something else than columns");
     }
-    let mut builder =
-        Builder { query, groups: Vec::new(), columns: vec!["_flotilla_nothing".to_owned()], partials: Vec::new() };
+    let mut builder = Builder {
+        query,
+        groups: Vec::new(),
+        columns: vec!["_flotilla_nothing".to_owned()],
+        partials: Vec::new(),
+        distinct: Vec::new(),
+    };
     for span in &core.group_by {
         builder.group(span).ok_or("an expression of GROUP BY is not clear")?;
     }
@@ -270,10 +278,10 @@ impl Builder<'_, '_> {
         let query = self.query;
         let tokens = query.tokens;
         let close = tokens.closing(at + 1)?;
-        let inside = at + 2..close;
+        let distinct = tokens.is_word(at + 2, "DISTINCT");
+        let inside = at + 2 + usize::from(distinct)..close;
         let list = arguments(tokens, at)?;
-        let plain =
-            !inside.clone().any(|at| ["DISTINCT", "ORDER", "SELECT"].iter().any(|word| tokens.is_word(at, word)));
+        let plain = !inside.clone().any(|at| ["ORDER", "SELECT"].iter().any(|word| tokens.is_word(at, word)));
         if !plain || list.len() > 1 {
             return None;
         }
@@ -293,6 +301,16 @@ impl Builder<'_, '_> {
             ("min" | "max", Some(span)) => query.collation(span)?,
             _ => Collation::Binary,
         };
+        if distinct {
+            if filter.is_some() || !matches!(name, "count" | "sum" | "total" | "avg" | "min" | "max") {
+                return None;
+            }
+            let column = partial_name(self.partials.len());
+            self.columns.push(declared(&column, Affinity::Blob, query.collation(&inside)?));
+            self.partials.push(vec![Piece::Copied(inside.clone())]);
+            self.distinct.push(inside);
+            return Some((at..end, format!("{name}(DISTINCT {column})")));
+        }
         let mut partial = |function: &'static str| {
             let mut pieces = vec![Piece::Own(function), Piece::Copied(at + 1..close + 1)];
             pieces.extend(filter.clone().map(Piece::Copied));
@@ -302,7 +320,8 @@ impl Builder<'_, '_> {
             name
         };
         let merged = match name {
-            "count" => format!("sum({})", partial("count")),
+            // Without any group there is no row to sum.
+            "count" => format!("ifnull(sum({}), 0)", partial("count")),
             "sum" => format!("sum({})", partial("sum")),
             "total" => format!("total({})", partial("total")),
             "min" => format!("min({})", partial("min")),
@@ -335,8 +354,9 @@ impl Builder<'_, '_> {
         if let Some(condition) = &core.condition {
             shard.push(" WHERE ").copy(condition);
         }
-        for (n, group) in self.groups.iter().enumerate() {
-            shard.push(if n == 0 { " GROUP BY " } else { ", " }).copy(&group.span);
+        let groups = self.groups.iter().map(|group| &group.span).chain(&self.distinct);
+        for (n, span) in groups.enumerate() {
+            shard.push(if n == 0 { " GROUP BY " } else { ", " }).copy(span);
         }
         Some((shard.finish(), self.columns))
     }
