@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use flotilla_shared::value::Value;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -50,6 +51,8 @@ pub struct Metrics {
     hits: Counter,
     misses: Counter,
     retries: Family<RetryLabel, Counter>,
+    rows_pulled: Counter,
+    bytes_pulled: Counter,
     registry_version: Gauge,
     schema_version: Gauge,
     cached: Gauge,
@@ -70,6 +73,8 @@ impl Default for Metrics {
             hits: Counter::default(),
             misses: Counter::default(),
             retries: Family::default(),
+            rows_pulled: Counter::default(),
+            bytes_pulled: Counter::default(),
             registry_version: Gauge::default(),
             schema_version: Gauge::default(),
             cached: Gauge::default(),
@@ -81,6 +86,12 @@ impl Default for Metrics {
         m.register("statement_cache_hits", "Statements whose analysis was at hand", metrics.hits.clone());
         m.register("statement_cache_misses", "Statements that were analyzed", metrics.misses.clone());
         m.register("retries", "Statements planned or sent again, by reason", metrics.retries.clone());
+        m.register("rows_pulled", "Rows that shards answered to reads", metrics.rows_pulled.clone());
+        m.register(
+            "bytes_pulled",
+            "Bytes of values in rows that shards answered to reads",
+            metrics.bytes_pulled.clone(),
+        );
         m.register("registry_version", "Version of the registry at hand", metrics.registry_version.clone());
         m.register("schema_version", "Version of the schema at hand", metrics.schema_version.clone());
         m.register("statements_cached", "Statements whose analysis is kept", metrics.cached.clone());
@@ -110,6 +121,12 @@ impl Metrics {
         self.retries.get_or_create(&RetryLabel { reason }).inc();
     }
 
+    /// Counts rows that a shard answered to a read.
+    pub fn pulled(&self, rows: &[Vec<Value>]) {
+        self.rows_pulled.inc_by(rows.len() as u64);
+        self.bytes_pulled.inc_by(rows.iter().flatten().map(Value::size_bytes).sum::<usize>() as u64);
+    }
+
     /// The text, with gauges set to what is at hand.
     pub fn text(&self, registry_version: u64, schema_version: u64, cached: usize) -> String {
         self.registry_version.set(registry_version as i64);
@@ -121,5 +138,25 @@ impl Metrics {
             write!(text, "# {error}").ok();
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What shards answered is counted in rows and in bytes of their values.
+    #[test]
+    fn rows_pulled_are_counted() {
+        let metrics = Metrics::default();
+        let row = vec![Value::Integer(1), Value::Text("abc".into())];
+        let bytes = 2 * row.iter().map(Value::size_bytes).sum::<usize>();
+        metrics.pulled(&[row.clone(), row]);
+        let text = metrics.text(1, 1, 0);
+        for line in
+            ["flotilla_proxy_rows_pulled_total 2".to_owned(), format!("flotilla_proxy_bytes_pulled_total {bytes}")]
+        {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
     }
 }

@@ -75,7 +75,10 @@ impl Proxy {
     /// Runs a read on one shard.
     pub(crate) async fn send_read(&self, shard: GroupId, read: Read, options: &Options) -> Result<Rows, Error> {
         match self.cluster.call(shard, Request::Read { group: shard, read }, options.deadline).await? {
-            Response::Rows(rows) => Ok(rows),
+            Response::Rows(rows) => {
+                self.metrics.pulled(&rows.values);
+                Ok(rows)
+            }
             other => Err(unexpected(&other)),
         }
     }
