@@ -151,6 +151,21 @@ async fn a_new_shard(dev: &Dev) {
     assert!(users["results"][0]["values"].as_array().unwrap().len() >= 2, "{users}");
 }
 
+/// Values by key: stored, read, replaced, deleted; the table behind them is one like any other.
+async fn keys_and_values(dev: &Dev) {
+    let client = &mut Client::new(&dev.address);
+    assert_eq!(client.get("/kv/greeting").await.unwrap().code().as_deref(), Some("no_such_object"));
+    for value in ["hi", "hello"] {
+        client.send("PUT", "/kv/greeting", &[], value).await.unwrap().expect("PUT");
+        assert_eq!(client.get("/kv/greeting").await.unwrap().body, value);
+    }
+    let found = curl(client, "/sql", r#"{"sql":"SELECT CAST(value AS TEXT) FROM kv WHERE key = 'greeting'"}"#).await;
+    assert_eq!(found["results"][0]["values"], json!([["hello"]]));
+    let deleted = client.send("DELETE", "/kv/greeting", &[], "").await.unwrap().expect("DELETE");
+    assert_eq!(deleted, json!({ "key": "greeting", "deleted": true }));
+    assert_eq!(client.get("/kv/greeting").await.unwrap().status.as_u16(), 404);
+}
+
 fn shell(dev: &Dev) {
     let shown = dev.succeeds(&["sql", "-c", "SELECT id, name FROM users WHERE id = 456"], None);
     assert!(shown.contains("456") && shown.contains("Jane Doe"), "{shown}");
@@ -177,6 +192,7 @@ fn shell(dev: &Dev) {
 async fn the_readme_works_against_dev() {
     let mut dev = Dev::start().await;
     eight_calls(&dev).await;
+    keys_and_values(&dev).await;
     a_new_shard(&dev).await;
     shell(&dev);
     let shown = dev.succeeds(&["bench", "write", "--clients", "4", "--duration", "1s", "--json"], None);

@@ -1,6 +1,7 @@
 //! The HTTP API: one file per group of calls.
 //!
-//! [`sql`] runs statements, [`explain`] shows their plans, [`tables`] registers and shows tables, [`cluster`] shows and changes
+//! [`sql`] runs statements, [`explain`] shows their plans, [`kv`] keeps values by key, [`tables`]
+//! registers and shows tables, [`cluster`] shows and changes
 //! nodes, shards and jobs, [`health`] answers machines, and [`params`] reads what they have in
 //! common. Input: an [`HttpRequest`] with its body read. Output: JSON, or an error with the status
 //! that its code maps to. Refused here: unknown paths, wrong methods, and requests beyond
@@ -9,6 +10,7 @@
 pub mod cluster;
 pub mod explain;
 pub mod health;
+pub mod kv;
 pub mod params;
 pub mod sql;
 pub mod tables;
@@ -133,6 +135,7 @@ async fn dispatch(proxy: &Proxy, call: Call, methods: &'static str, request: Htt
         Call::Status => cluster::status(proxy, &request).await,
         Call::Remove => cluster::remove(proxy, request).await,
         Call::Explain => explain::explain(proxy, request).await,
+        Call::KeyValue => kv::run(proxy, request).await,
         other => Err(not_implemented(other)),
     };
     outcome.unwrap_or_else(|error| http::error(&error))
@@ -144,7 +147,6 @@ fn not_implemented(call: Call) -> Error {
         Call::Rebalance => {
             ("rebalancing a table", "rows stay where they are; register the table while it is empty to spread it")
         }
-        Call::KeyValue => ("the key-value calls", "use a table and /execute"),
         _ => ("this call", ""),
     };
     Error::new(Code::NotImplemented, format!("{what} does not exist in this version")).hint(hint)

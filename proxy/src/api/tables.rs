@@ -197,7 +197,7 @@ pub async fn show(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, 
 }
 
 /// A piece of a path with its `%XX` decoded.
-fn decoded(piece: &str) -> Result<String, Error> {
+pub fn decoded(piece: &str) -> Result<String, Error> {
     let mut bytes = Vec::with_capacity(piece.len());
     let mut rest = piece.as_bytes();
     while let Some((first, after)) = rest.split_first() {

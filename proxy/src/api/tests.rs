@@ -1,6 +1,8 @@
 //! Calls of the API against a fake node with three shards.
 
+mod kv;
 mod reads;
+mod unready;
 
 use std::sync::Arc;
 
@@ -346,7 +348,6 @@ async fn bad_requests() {
         (Method::POST, "/table/rebalance", "{}", 501, "not_implemented"),
         (Method::POST, "/join", "{}", 400, "bad_request"),
         (Method::POST, "/shard", r#"{"nodes":[9]}"#, 404, "no_such_object"),
-        (Method::GET, "/kv/a", "", 501, "not_implemented"),
         (Method::GET, "/job/99", "", 404, "no_such_object"),
         (Method::GET, "/table/nope", "", 404, "no_such_table"),
         (Method::POST, "/table/register", r#"{"table_name":"nope","shard_key":"a"}"#, 404, "no_such_table"),
@@ -372,22 +373,6 @@ async fn bad_requests() {
         assert_eq!(b.get(target).await.0, 200, "{target}");
     }
     assert_eq!(b.sql("SELECT count(*) FROM t", json!([])).await["values"], json!([[0]]));
-}
-
-/// A proxy without a registry is not ready and says so in time.
-#[tokio::test]
-async fn without_a_registry() {
-    let proxy = Proxy::new(flotilla_shared::client::Cluster::new(vec!["127.0.0.1:1".into()]), ProxyOptions::default());
-    let request = |path: &str| HttpRequest {
-        method: Method::GET,
-        path: path.into(),
-        params: vec![("q".into(), "SELECT 1".into()), ("timeout".into(), "50".into())],
-        headers: HeaderMap::new(),
-        body: Default::default(),
-    };
-    assert_eq!(proxy.handle(request("/readyz")).await.status(), 503);
-    assert_eq!(proxy.handle(request("/query")).await.status(), 503);
-    assert_eq!(proxy.handle(request("/healthz")).await.status(), 200);
 }
 
 /// With allow_partial a write on several shards is done shard by shard; else it is refused.

@@ -227,6 +227,9 @@ impl State {
     fn meta(&mut self, command: MetaCommand) -> Result<MetaReply, Error> {
         let reply = self.registry.apply(0, command.clone())?;
         let (MetaCommand::CreateJob { kind, .. }, MetaReply::Job(job)) = (command, &reply) else { return Ok(reply) };
+        if self.registry.jobs[job].ended() {
+            return Ok(reply);
+        }
         let (state, error, effects) = match self.job(kind) {
             Ok(effects) => (JobState::Done, None, effects),
             Err(error) => (JobState::Failed, Some(error), vec![]),
