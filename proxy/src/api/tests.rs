@@ -3,6 +3,7 @@
 mod kv;
 mod reads;
 mod unready;
+mod values;
 
 use std::sync::Arc;
 

@@ -34,7 +34,7 @@ pub use schema::Schema;
 pub use scratch::{SchemaChange, check_schema_statement};
 
 use crate::analyze::{self, Analysis};
-use crate::lex::Tokens;
+use crate::lex::{Kind, Token, Tokens};
 use crate::plan::shape::{Shape, shape};
 use cache::Cache;
 use record::Recorder;
@@ -69,6 +69,8 @@ pub struct Prepared {
     pub readonly: bool,
     /// Names of its parameters, in order, with their sigils.
     pub params: Vec<Option<String>>,
+    /// Some parameter is a bare `?`.
+    pub anonymous: bool,
     /// Names of its columns.
     pub columns: Vec<String>,
     /// Their declared types in lower case; empty for expressions.
@@ -86,25 +88,11 @@ impl Prepared {
     /// # Errors
     /// [`Code::WrongArgCount`].
     pub fn check_args(&self, params: &Params) -> Result<(), Error> {
-        let (wanted, given) = (
-            self.params.len(),
-            match params {
-                Params::Positional(list) => list.len(),
-                Params::Named(list) => list.len(),
-            },
-        );
-        let missing = || (1..=wanted).find(|index| self.arg(params, *index).is_none());
-        if given == wanted && missing().is_none() {
-            return Ok(());
+        if self.anonymous && matches!(params, Params::Named(_)) {
+            return Err(Error::new(Code::WrongArgCount, "a `?` without a name takes its argument by place")
+                .hint("give `args` as a list, or name the parameters"));
         }
-        let message = match (params, missing()) {
-            (Params::Named(_), Some(index)) if given == wanted => {
-                let name = self.params[index - 1].as_deref().unwrap_or("?");
-                format!("parameter {name} has no argument")
-            }
-            _ => format!("the statement has {wanted} parameters, {given} arguments were given"),
-        };
-        Err(Error::new(Code::WrongArgCount, message).hint("give one argument for each parameter"))
+        params.check(&self.params)
     }
 
     /// The argument of parameter `index`, from 1.
@@ -196,10 +184,12 @@ impl Mirror {
         let explain = statement.is_explain() != 0;
         let readonly = statement.readonly();
         let analysis = analyze::analyze(tokens, record, &self.schema, readonly, explain);
+        let is_anonymous = |token: &Token| token.kind == Kind::Param && token.span.len() == 1;
         Ok(Prepared {
             sql: tokens.sql.to_owned(),
             readonly: readonly || explain,
             params,
+            anonymous: tokens.list.iter().any(is_anonymous),
             columns,
             types,
             origins,
@@ -305,7 +295,7 @@ fn check_words(tokens: &Tokens<'_>) -> Result<(), Error> {
             "space of deleted rows is used again by itself",
         ));
     }
-    let names = |index: &usize| matches!(tokens.list[*index].kind, crate::lex::Kind::Word | crate::lex::Kind::Quoted);
+    let names = |index: &usize| matches!(tokens.list[*index].kind, Kind::Word | Kind::Quoted);
     let internal = (0..tokens.list.len()).filter(names).filter_map(|index| tokens.name(index)).find(|n| is_internal(n));
     match internal {
         Some(name) => Err(record::forbidden(
@@ -321,9 +311,8 @@ fn refusal(record: Record, error: &rusqlite::Error, tokens: &Tokens<'_>) -> Erro
     if let Some(refused) = record.refused {
         return refused;
     }
-    let named_as_text = (0..tokens.list.len()).any(|index| {
-        tokens.list[index].kind == crate::lex::Kind::Text && tokens.name(index).is_some_and(|n| is_internal(&n))
-    });
+    let named_as_text = (0..tokens.list.len())
+        .any(|index| tokens.list[index].kind == Kind::Text && tokens.name(index).is_some_and(|n| is_internal(&n)));
     let error = Error::from_sqlite(error);
     if error.code == Code::NoSuchTable && named_as_text {
         return record::forbidden(error.message, "`_flotilla_` tables are not open to clients");
