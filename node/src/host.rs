@@ -20,7 +20,7 @@ use futures::future::join_all;
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Config, Instant as _, ServerState, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::consensus::Types;
 use crate::log::{GroupLog, RealDisk, Wal, WalOptions, WriterThread};
@@ -29,6 +29,7 @@ use crate::options::NodeOptions;
 use crate::propose::{MAX_WAITING, Proposal, ReadTicket, confirm_reads, propose_writes};
 use crate::state::machine::StateHandle;
 use crate::state::{Executor, StateMachine, Store};
+use crate::streams::MAX_STREAMS;
 
 /// openraft's handle of one replica.
 pub type Raft = openraft::Raft<Types, StateMachine<Types>>;
@@ -151,6 +152,7 @@ pub struct Host {
     replicas: RwLock<HashMap<GroupId, Arc<Replica>>>,
     changing: tokio::sync::Mutex<()>,
     stopped: watch::Sender<bool>,
+    streams: Arc<Semaphore>,
     _writer: WriterThread,
 }
 
@@ -178,6 +180,7 @@ impl Host {
             replicas: RwLock::default(),
             changing: tokio::sync::Mutex::new(()),
             stopped: watch::channel(false).0,
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             _writer: writer.spawn()?,
             options,
         });
@@ -195,6 +198,11 @@ impl Host {
     /// The client that this node uses to talk to others.
     pub fn cluster(&self) -> &Arc<Cluster> {
         &self.cluster
+    }
+
+    /// Places for reads that are answered in pieces.
+    pub fn streams(&self) -> &Arc<Semaphore> {
+        &self.streams
     }
 
     /// The shared log.

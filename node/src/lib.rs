@@ -4,7 +4,8 @@
 //! group's queue, and is proposed together with all that wait ([`propose`]); openraft appends it to
 //! the shared log ([`log`]) and sends it to the followers ([`network`]); once a majority has synced
 //! it, the state machine ([`state`]) applies it and answers. [`host`] starts and stops replicas,
-//! [`bootstrap`] brings a cluster into being, [`jobs`] drives long work from the leader of `meta`,
+//! [`streams`] answers large reads in
+//! pieces, [`bootstrap`] brings a cluster into being, [`jobs`] drives long work from the leader of `meta`,
 //! [`api`] answers people over HTTP.
 
 pub mod api;
@@ -20,3 +21,4 @@ pub mod propose;
 pub mod run;
 pub mod server;
 pub mod state;
+pub mod streams;

@@ -20,6 +20,7 @@ use crate::host::{Host, Replica};
 use crate::network::{KIND_RAFT, RaftSession};
 use crate::propose::{MAX_REQUEST_BYTES, Proposal, confirm_lease, propose_one, respond, write_error};
 use crate::state::store::block;
+use crate::streams::Streams;
 
 /// Longest that a watch may wait.
 const MAX_WATCH: Duration = Duration::from_secs(60);
@@ -36,12 +37,13 @@ const MAX_READ: Duration = Duration::from_secs(60);
 pub struct NodeSession {
     host: Arc<Host>,
     raft: RaftSession,
+    streams: Streams,
 }
 
 impl NodeSession {
     /// For a new connection.
     pub fn new(host: Arc<Host>) -> Self {
-        Self { raft: RaftSession::new(Arc::clone(&host)), host }
+        Self { raft: RaftSession::new(Arc::clone(&host)), streams: Streams::default(), host }
     }
 }
 
@@ -50,7 +52,7 @@ impl Session for NodeSession {
         match kind {
             KIND_RAFT => self.raft.handle(&payload, reply),
             KIND_REQUEST => match postcard::from_bytes::<Envelope>(&payload) {
-                Ok(envelope) => dispatch(&self.host, envelope, reply),
+                Ok(envelope) => self.dispatch(envelope, reply),
                 Err(error) => {
                     refuse(reply, Error::new(Code::BadRequest, format!("a request does not decode: {error}")))
                 }
@@ -64,21 +66,41 @@ fn refuse(reply: Reply, error: Error) {
     tokio::spawn(respond(reply, Err(error)));
 }
 
-/// Writes go into their group's queue without a task of their own; everything else gets one.
-fn dispatch(host: &Arc<Host>, envelope: Envelope, reply: Reply) {
-    match envelope.request {
-        Request::Write { group, writes } => enqueue(host, group, writes, reply),
-        request => {
-            let host = Arc::clone(host);
-            let timeout = Duration::from_millis(envelope.timeout_ms);
-            tokio::spawn(async move {
-                let response = tokio::select! {
-                    response = handle(&host, request, timeout) => response,
-                    () = host.stopped() => Err(Error::new(Code::ShuttingDown, "this node is stopping")),
-                };
-                respond(reply, response).await;
-            });
+impl NodeSession {
+    /// Writes go into their group's queue without a task of their own; everything else gets one.
+    fn dispatch(&self, envelope: Envelope, reply: Reply) {
+        let timeout = Duration::from_millis(envelope.timeout_ms);
+        match envelope.request {
+            Request::Write { group, writes } => enqueue(&self.host, group, writes, reply),
+            Request::Open { group, read, stream, life_ms } => {
+                let (host, life) = (Arc::clone(&self.host), Duration::from_millis(life_ms));
+                let opening = self.streams.open(stream);
+                self.answer(reply, async move { opening.start(&host, group, read, timeout, life).await });
+            }
+            Request::Pull(stream) => {
+                let (node, next) = (self.host.identity().node, self.streams.pull(stream));
+                self.answer(reply, async move { next.await.map(|piece| piece.response(node)) });
+            }
+            Request::Close(stream) => {
+                self.streams.close(stream);
+                self.answer(reply, async { Ok(Response::Ok) });
+            }
+            request => {
+                let host = Arc::clone(&self.host);
+                self.answer(reply, async move { handle(&host, request, timeout).await });
+            }
         }
+    }
+
+    fn answer(&self, reply: Reply, work: impl Future<Output = Result<Response, Error>> + Send + 'static) {
+        let host = Arc::clone(&self.host);
+        tokio::spawn(async move {
+            let response = tokio::select! {
+                response = work => response,
+                () = host.stopped() => Err(Error::new(Code::ShuttingDown, "this node is stopping")),
+            };
+            respond(reply, response).await;
+        });
     }
 }
 
@@ -117,6 +139,9 @@ pub async fn handle(host: &Arc<Host>, request: Request, timeout: Duration) -> Re
         Request::Identify => Ok(Response::Identity(host.identity())),
         Request::Status => Ok(Response::Status(host.status())),
         Request::Write { .. } => Err(Error::new(Code::Internal, "writes are queued, not handled")),
+        Request::Open { .. } | Request::Pull(_) | Request::Close(_) => {
+            Err(Error::new(Code::Internal, "streams belong to a connection"))
+        }
         Request::Read { group, read } => read_rows(host, group, read, timeout).await.map(Response::Rows),
         Request::Shard { group, command } => match propose_one(host.hosted(group)?.raft(), Body::Shard(command)).await?
         {
@@ -154,6 +179,21 @@ fn another_kind() -> Error {
 }
 
 async fn read_rows(host: &Arc<Host>, group: GroupId, read: Read, timeout: Duration) -> Result<Rows, Error> {
+    let replica = fresh_enough(host, group, &read, timeout).await?;
+    let state = replica.state();
+    block(state.store().executor(), || state.store().readers().read(&read, timeout.min(MAX_READ)))
+}
+
+/// The replica of a group, once it holds what a read of that level must see.
+///
+/// # Errors
+/// That it cannot be known, or does not.
+pub async fn fresh_enough(
+    host: &Arc<Host>,
+    group: GroupId,
+    read: &Read,
+    timeout: Duration,
+) -> Result<Arc<Replica>, Error> {
     let replica = host.hosted(group)?;
     match read.level {
         Level::Linearizable => {
@@ -179,8 +219,7 @@ async fn read_rows(host: &Arc<Host>, group: GroupId, read: Read, timeout: Durati
         }
         Level::None => check_freshness(&replica, read.freshness_ms)?,
     }
-    let state = replica.state();
-    block(state.store().executor(), || state.store().readers().read(&read, timeout.min(MAX_READ)))
+    Ok(replica)
 }
 
 fn check_freshness(replica: &Replica, freshness_ms: Option<u64>) -> Result<(), Error> {

@@ -33,6 +33,7 @@ use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::time::Instant;
 
 use execute::keys::KeyBlocks;
+use execute::stream::MAX_STREAMS;
 use metrics::Metrics;
 use mirror::Mirrors;
 
@@ -79,11 +80,12 @@ pub struct Proxy {
     options: ProxyOptions,
     mirrors: Mirrors,
     keys: KeyBlocks,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     /// When the last look for a newer registry began.
     refresh: Mutex<Option<Instant>>,
     in_work: Semaphore,
     merges: Semaphore,
+    streams: Arc<Semaphore>,
 }
 
 impl Proxy {
@@ -95,10 +97,11 @@ impl Proxy {
             options,
             mirrors: Mirrors::default(),
             keys: KeyBlocks::default(),
-            metrics: Metrics::default(),
+            metrics: Arc::default(),
             refresh: Mutex::new(None),
             in_work,
             merges: Semaphore::new(MAX_MERGES),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         })
     }
 

@@ -102,6 +102,21 @@ fn write_result(result: &StatementResult, out: &mut Vec<u8>) {
     }
 }
 
+/// First line of a result as newline-delimited JSON.
+pub fn head_line(columns: &[String], types: &[String], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"columns\":");
+    write_strings(columns, out);
+    out.extend_from_slice(b",\"types\":");
+    write_strings(types, out);
+    out.extend_from_slice(b"}\n");
+}
+
+/// One line of a result as newline-delimited JSON.
+pub fn row_line(row: &[Value], out: &mut Vec<u8>) {
+    write_row(row, out);
+    out.push(b'\n');
+}
+
 fn write_rows(rows: &Rows, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\"columns\":");
     write_strings(&rows.columns, out);
@@ -110,12 +125,16 @@ fn write_rows(rows: &Rows, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"values\":[");
     for (n, row) in rows.values.iter().enumerate() {
         comma(n, out);
-        out.push(b'[');
-        for (m, value) in row.iter().enumerate() {
-            comma(m, out);
-            write_value(value, out);
-        }
-        out.push(b']');
+        write_row(row, out);
+    }
+    out.push(b']');
+}
+
+fn write_row(row: &[Value], out: &mut Vec<u8>) {
+    out.push(b'[');
+    for (n, value) in row.iter().enumerate() {
+        comma(n, out);
+        write_value(value, out);
     }
     out.push(b']');
 }

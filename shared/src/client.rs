@@ -187,7 +187,7 @@ impl Cluster {
         let is_write = matches!(request, Request::Write { .. } | Request::Meta(_) | Request::Shard { .. });
         // A write that takes long is found again by its id; a read would start over, so it gets half of
         // what is left, and the other half is for another replica.
-        let is_read = matches!(request, Request::Read { .. });
+        let is_read = matches!(request, Request::Read { .. } | Request::Open { .. });
         let try_timeout = |left: Duration| if is_read { (left / 2).max(TRY_TIMEOUT) } else { TRY_TIMEOUT }.min(left);
         let payload = encode(request, try_timeout(deadline.saturating_duration_since(Instant::now())));
         let mut pause = FIRST_PAUSE;
@@ -259,6 +259,18 @@ impl Cluster {
             Some((node, info)) => (Some(*node), info.raft_addr.clone()),
             None => (None, self.meta_addr()),
         }
+    }
+
+    /// Asks one node, once, over the connection that requests to it go over anyway.
+    ///
+    /// # Errors
+    /// The node's refusal, or that it did not answer.
+    pub async fn ask(&self, node: NodeId, request: Request, deadline: Instant) -> Result<Response, Error> {
+        let addr = self.registry.load().nodes.get(&node).map(|info| info.raft_addr.clone());
+        let addr = addr.ok_or_else(|| Error::new(Code::NoSuchObject, format!("there is no node {node}")))?;
+        let timeout = deadline.saturating_duration_since(Instant::now());
+        let answer = self.pool.request(&addr, request, timeout).await;
+        answer.map_err(|error| Error::new(Code::Unavailable, error.to_string()))?
     }
 
     /// The node believed to lead a group.

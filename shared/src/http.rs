@@ -3,18 +3,20 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::error::{Class, Code, Error};
 
@@ -101,7 +103,41 @@ impl HttpRequest {
 }
 
 /// An answer.
-pub type HttpResponse = Response<Full<Bytes>>;
+pub type HttpResponse = Response<Body>;
+
+/// The body of an answer.
+pub enum Body {
+    /// Known as a whole.
+    Full(Full<Bytes>),
+    /// Made while it is sent. The sender waits when the client does, and learns of one that has gone.
+    Stream(mpsc::Receiver<Bytes>),
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Full(full) => Pin::new(full).poll_frame(context),
+            Self::Stream(pieces) => pieces.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(full) => full.is_end_stream(),
+            Self::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(full) => full.size_hint(),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}
 
 /// A JSON answer.
 pub fn json(status: u16, body: &serde_json::Value) -> HttpResponse {
@@ -110,7 +146,16 @@ pub fn json(status: u16, body: &serde_json::Value) -> HttpResponse {
 
 /// An answer of any type.
 pub fn bytes(status: u16, content_type: HeaderValue, body: Bytes) -> HttpResponse {
-    let mut response = Response::new(Full::new(body));
+    respond(status, content_type, Body::Full(Full::new(body)))
+}
+
+/// An answer whose body is made while it is sent.
+pub fn stream(content_type: HeaderValue, pieces: mpsc::Receiver<Bytes>) -> HttpResponse {
+    respond(200, content_type, Body::Stream(pieces))
+}
+
+fn respond(status: u16, content_type: HeaderValue, body: Body) -> HttpResponse {
+    let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response

@@ -371,6 +371,22 @@ pub enum Request {
     Status,
     /// The content hash of a replica's database and the index it was taken at.
     ContentHash(GroupId),
+    /// A read on one group that is answered in pieces, all of one moment. Answered by the first piece;
+    /// the others are pulled on the same connection, and it ends with that connection.
+    Open {
+        /// The shard.
+        group: GroupId,
+        /// The read.
+        read: Read,
+        /// Names the stream; chosen at random, so that no other connection's stream is ever meant.
+        stream: RequestId,
+        /// How long it may stay open.
+        life_ms: u64,
+    },
+    /// The next piece of a stream.
+    Pull(RequestId),
+    /// Nobody wants the rest of a stream.
+    Close(RequestId),
 }
 
 /// What a node answers.
@@ -394,6 +410,15 @@ pub enum Response {
     Status(NodeStatus),
     /// Applied index and content hash.
     ContentHash(u64, u64),
+    /// A piece of a stream.
+    Piece {
+        /// The node that has the stream.
+        node: NodeId,
+        /// The next rows.
+        values: Vec<Vec<Value>>,
+        /// Others follow; without, the stream has ended.
+        more: bool,
+    },
 }
 
 /// A request with the time that its sender will wait.

@@ -110,6 +110,11 @@ async fn eight_calls(dev: &Dev) {
     rows.sort_by_key(|row| row[1].to_string());
     assert_eq!(rows, [json!([456, "Jane Doe", "jane@example.com"]), json!([id, "John Doe", "john@example.com"])]);
 
+    let accept = [("accept", "application/x-ndjson")];
+    let lines = client.send("GET", "/query?q=SELECT%20*%20FROM%20users", &accept, "").await.unwrap();
+    let lines = String::from_utf8(lines.body.to_vec()).unwrap();
+    assert!(lines.starts_with("{\"columns\":[\"id\",") && lines.ends_with("\n{\"rows\":2}\n"), "{lines}");
+
     let status = client.get("/status").await.unwrap().expect("/status");
     assert_eq!(status["nodes"].as_array().unwrap().len(), 3);
     let groups: Vec<&str> = status["groups"].as_array().unwrap().iter().map(|g| g["id"].as_str().unwrap()).collect();

@@ -20,6 +20,10 @@ pub const MAX_ROWS: usize = 1_000_000;
 /// Bytes that one read may answer; they must fit a frame.
 pub const MAX_BYTES: usize = 48 << 20;
 
+/// Bytes of one piece of a read that is answered in pieces: large enough that the round trips between
+/// them do not matter, small enough to be held several times over by each end of many streams.
+pub const PIECE_BYTES: usize = 512 << 10;
+
 /// Steps of SQLite's virtual machine between two looks at the clock.
 const STEPS_PER_CHECK: i32 = 10_000;
 
@@ -75,7 +79,21 @@ impl ReadPool {
     /// # Errors
     /// What the statement, its route or a bound says.
     pub fn read(&self, read: &Read, timeout: Duration) -> Result<Rows, Error> {
-        self.with(|reader| reader.read(read, timeout))
+        self.with(|reader| reader.run(read, timeout, |prepared| collect(prepared, MAX_ROWS, MAX_BYTES)))
+    }
+
+    /// Runs one read and hands its rows to `give` in pieces, with whether more follow, until it says
+    /// no. All pieces are of one moment; while `give` waits, the read transaction stays open.
+    ///
+    /// # Errors
+    /// What the statement, its route or a bound says.
+    pub fn read_in_pieces(
+        &self,
+        read: &Read,
+        life: Duration,
+        give: impl FnMut(Vec<Vec<Value>>, bool) -> bool,
+    ) -> Result<(), Error> {
+        self.with(|reader| reader.run(read, life, |prepared| pieces(prepared, give)))
     }
 
     /// Runs `work` with a connection on which only SELECTs of ours run.
@@ -123,16 +141,27 @@ impl Reader {
         Ok(Self { db, guard, deadline })
     }
 
-    fn read(&self, read: &Read, timeout: Duration) -> Result<Rows, Error> {
+    /// Runs a statement in a transaction of its own; `work` takes its rows.
+    fn run<T>(
+        &self,
+        read: &Read,
+        timeout: Duration,
+        work: impl FnOnce(&mut rusqlite::Statement<'_>) -> Result<T, ReadFailure>,
+    ) -> Result<T, Error> {
         let storage = |error: rusqlite::Error| Error::new(Code::Storage, error.to_string());
         self.db.prepare_cached("BEGIN").and_then(|mut begin| begin.execute([])).map_err(storage)?;
-        let result = self.read_in_transaction(read, timeout);
+        let result = self.run_in_transaction(read, timeout, work);
         self.deadline.at_ns.store(0, Ordering::Relaxed);
         self.db.prepare_cached("ROLLBACK").and_then(|mut end| end.execute([])).map_err(storage)?;
         result
     }
 
-    fn read_in_transaction(&self, read: &Read, timeout: Duration) -> Result<Rows, Error> {
+    fn run_in_transaction<T>(
+        &self,
+        read: &Read,
+        timeout: Duration,
+        work: impl FnOnce(&mut rusqlite::Statement<'_>) -> Result<T, ReadFailure>,
+    ) -> Result<T, Error> {
         if let Some(route) = &read.route {
             let applied = Applied::load(&self.db).map_err(|error| Error::new(Code::Storage, error.to_string()))?;
             ownership::check_read(&self.db, applied.schema, route)?;
@@ -146,7 +175,7 @@ impl Reader {
                 return Err(Error::new(Code::NotARead, "the statement writes").hint("send it to /execute"));
             }
             read.statement.params.bind(&mut prepared)?;
-            collect(&mut prepared, MAX_ROWS, MAX_BYTES).map_err(|failure| match failure {
+            work(&mut prepared).map_err(|failure| match failure {
                 ReadFailure::Refused(error) => error,
                 ReadFailure::Sqlite(error) => explain(error),
             })
@@ -181,6 +210,37 @@ pub fn collect(prepared: &mut rusqlite::Statement<'_>, max_rows: usize, max_byte
     drop(rows);
     let (columns, types) = header.unwrap_or_else(|| header_of(prepared));
     Ok(Rows { columns, types, values })
+}
+
+/// Hands out all rows of a bound statement in pieces of about [`PIECE_BYTES`].
+fn pieces(
+    prepared: &mut rusqlite::Statement<'_>,
+    mut give: impl FnMut(Vec<Vec<Value>>, bool) -> bool,
+) -> Result<(), ReadFailure> {
+    let mut values = Vec::new();
+    let mut bytes = 0;
+    let mut rows = prepared.raw_query();
+    while let Some(row) = rows.next()? {
+        let width = row.as_ref().column_count();
+        let line = (0..width).map(|index| row.get_ref(index).map(Value::from)).collect::<Result<Vec<_>, _>>()?;
+        let line_bytes = line.iter().map(Value::size_bytes).sum::<usize>();
+        if line_bytes > MAX_BYTES {
+            return Err(ReadFailure::Refused(
+                Error::new(Code::TooLarge, format!("a row has {line_bytes} bytes, over {MAX_BYTES}"))
+                    .hint("name fewer columns"),
+            ));
+        }
+        if !values.is_empty() && bytes + line_bytes > PIECE_BYTES {
+            if !give(std::mem::take(&mut values), true) {
+                return Ok(());
+            }
+            bytes = 0;
+        }
+        bytes += line_bytes;
+        values.push(line);
+    }
+    give(values, false);
+    Ok(())
 }
 
 /// Names and declared types of the columns. Only known once the statement has run: when the schema has

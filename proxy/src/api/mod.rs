@@ -13,6 +13,7 @@ pub mod health;
 pub mod kv;
 pub mod params;
 pub mod sql;
+pub mod stream;
 pub mod tables;
 #[cfg(test)]
 mod tests;

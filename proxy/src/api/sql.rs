@@ -2,7 +2,7 @@
 //!
 //! A body is an object with `query` (or `sql`, or `q`) and `args`, or with `statements`, or just
 //! the list of statements. A statement of a list is a text, a list of text and arguments, or such an
-//! object.
+//! object. With `Accept: application/x-ndjson` one read is answered by a [`stream`].
 
 use bytes::Bytes;
 use flotilla_shared::error::{Code, Error};
@@ -14,6 +14,7 @@ use hyper::header::HeaderValue;
 use serde_json::Value as Json;
 
 use super::params::{Fields, bad};
+use super::stream;
 use crate::Proxy;
 use crate::mirror::MAX_SQL_BYTES;
 use crate::respond;
@@ -40,6 +41,14 @@ pub async fn run(proxy: &Proxy, reads_only: bool, mut request: HttpRequest) -> R
             format!("a statement has {} bytes, over {MAX_SQL_BYTES}", long.sql.len()),
         )
         .hint("pass values as arguments, or split the statement"));
+    }
+    if stream::is_wanted(&request) {
+        let [statement] = &statements[..] else {
+            return Err(
+                bad("a stream is the result of one read").hint("send one statement, or ask for application/json")
+            );
+        };
+        return stream::run(proxy, statement, &options).await;
     }
     let outcomes = match (transaction && !statements.is_empty(), single) {
         (true, _) => proxy.run_transaction(&statements, &options).await?.into_iter().map(Ok).collect(),

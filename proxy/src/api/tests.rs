@@ -2,6 +2,7 @@
 
 mod kv;
 mod reads;
+mod stream;
 mod unready;
 mod values;
 
@@ -24,8 +25,12 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
-        let (node, cluster) = FakeNode::start(3).await;
-        Self { node, proxy: Proxy::new(Arc::clone(&cluster), ProxyOptions::default()), cluster }
+        Self::with(3, ProxyOptions::default()).await
+    }
+
+    async fn with(shards: u32, options: ProxyOptions) -> Self {
+        let (node, cluster) = FakeNode::start(shards).await;
+        Self { node, proxy: Proxy::new(Arc::clone(&cluster), options), cluster }
     }
 
     async fn call(&self, method: Method, target: &str, body: &str, key: Option<&str>) -> (u16, Json) {

@@ -5,15 +5,16 @@
 //! depends on the client's `Idempotency-Key` and the statement's place alone, so a retry, ours or
 //! the client's, is applied once.
 //!
-//! [`send`] talks to shards, [`batch`] runs several statements, [`transaction`] runs them together,
-//! [`ddl`] makes jobs of schema statements, [`keys`] hands out integer keys, [`merged`] finishes reads of several
-//! shards.
+//! [`send`] talks to shards, [`stream`] pulls large results from them, [`batch`] runs several
+//! statements, [`transaction`] runs them together, [`ddl`] makes jobs of schema statements, [`keys`]
+//! hands out integer keys, [`merged`] finishes reads of several shards.
 
 pub mod batch;
 pub mod ddl;
 pub mod keys;
 pub mod merged;
 pub mod send;
+pub mod stream;
 pub mod transaction;
 
 use std::collections::BTreeMap;

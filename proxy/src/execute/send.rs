@@ -44,6 +44,16 @@ impl Job<'_> {
         part.statement.clone().unwrap_or_else(|| self.statement.clone())
     }
 
+    /// The read that a part makes.
+    pub fn read(&self, part: &Part) -> Read {
+        Read {
+            route: self.route(part),
+            statement: self.statement(part),
+            level: self.options.level,
+            freshness_ms: self.options.freshness_ms,
+        }
+    }
+
     /// The write that a part makes.
     pub fn write(&self, part: &Part, id: RequestId) -> Write {
         let statements = part.guard.clone().into_iter().chain([self.statement(part)]).collect();
@@ -98,13 +108,7 @@ impl Proxy {
     }
 
     pub(crate) async fn read_part(&self, job: Job<'_>, part: &Part) -> Result<Rows, Error> {
-        let read = Read {
-            route: job.route(part),
-            statement: job.statement(part),
-            level: job.options.level,
-            freshness_ms: job.options.freshness_ms,
-        };
-        self.send_read(part.shard, read, job.options).await
+        self.send_read(part.shard, job.read(part), job.options).await
     }
 
     pub(crate) async fn write_part(&self, job: Job<'_>, part: &Part, id: RequestId) -> Result<StatementResult, Error> {

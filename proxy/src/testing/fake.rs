@@ -15,6 +15,7 @@ use flotilla_shared::registry::{
 };
 use flotilla_shared::rpc::{self, Reply, Session};
 use flotilla_shared::slot::HASH_SLOTS;
+use flotilla_shared::value::Value;
 use flotilla_shared::wire::{
     Envelope, Identity, NodeStatus, Request, Response, Route, Rows, Statement, StatementResult, Write, WriteResult,
 };
@@ -37,7 +38,12 @@ struct State {
     /// Answers of writes to lose.
     lose: u32,
     applied: u64,
+    /// Rows of streams that were not pulled yet.
+    streams: HashMap<RequestId, Vec<Vec<Value>>>,
 }
+
+/// Rows of one piece of a stream.
+pub const PIECE_ROWS: usize = 10;
 
 /// The node.
 pub struct FakeNode {
@@ -63,7 +69,15 @@ impl FakeNode {
         let (stop, stopped) = watch::channel(false);
         let node = Arc::new(Self {
             shown: watch::channel(registry.version).0,
-            state: Mutex::new(State { shown: registry.clone(), registry, hold: false, shards, lose: 0, applied: 0 }),
+            state: Mutex::new(State {
+                shown: registry.clone(),
+                registry,
+                hold: false,
+                shards,
+                lose: 0,
+                applied: 0,
+                streams: HashMap::new(),
+            }),
             _stop: stop,
         });
         let serving = Arc::clone(&node);
@@ -119,6 +133,16 @@ impl FakeNode {
         self.show(&mut state);
     }
 
+    /// Streams that are open.
+    pub fn streams(&self) -> usize {
+        self.state.lock().unwrap().streams.len()
+    }
+
+    /// Ends all streams.
+    pub fn lose_streams(&self) {
+        self.state.lock().unwrap().streams.clear();
+    }
+
     /// Rows of a query on one shard, as JSON text.
     pub fn on_shard(&self, shard: u32, sql: &str) -> String {
         let state = self.state.lock().unwrap();
@@ -155,6 +179,18 @@ impl FakeNode {
             Request::Read { group, read } => state
                 .check(group, read.route.as_ref())
                 .and_then(|()| rows(&state.shards[&group].db, &read.statement).map(Response::Rows)),
+            Request::Open { group, read, stream, .. } => state
+                .check(group, read.route.as_ref())
+                .and_then(|()| rows(&state.shards[&group].db, &read.statement))
+                .and_then(|rows| {
+                    state.streams.insert(stream, rows.values);
+                    state.piece(stream)
+                }),
+            Request::Pull(stream) => state.piece(stream),
+            Request::Close(stream) => {
+                state.streams.remove(&stream);
+                Ok(Response::Ok)
+            }
             Request::Meta(command) => state.meta(command).map(Response::Meta),
             Request::Status => Ok(Response::Status(NodeStatus {
                 identity: Identity {
@@ -189,6 +225,16 @@ impl Session for Serving {
 }
 
 impl State {
+    fn piece(&mut self, stream: RequestId) -> Result<Response, Error> {
+        let rest = self.streams.get_mut(&stream).ok_or_else(|| Error::new(Code::Timeout, "not open"))?;
+        let values: Vec<_> = rest.drain(..PIECE_ROWS.min(rest.len())).collect();
+        let more = !rest.is_empty();
+        if !more {
+            self.streams.remove(&stream);
+        }
+        Ok(Response::Piece { node: NodeId(1), values, more })
+    }
+
     fn check(&self, group: GroupId, route: Option<&Route>) -> Result<(), Error> {
         let Some(route) = route else { return Ok(()) };
         let stale = || Err(Error::new(Code::StaleRoute, "stale"));

@@ -61,6 +61,17 @@ impl Process {
         &mut self.args
     }
 
+    /// The most memory that it has held at a time, in KiB.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn peak_memory_kib(&self) -> u64 {
+        let id = self.child.as_ref().expect("it runs").id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("own children can be looked at");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("it holds memory");
+        line.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number of KiB")
+    }
+
     /// Has it been started, and not ended since?
     pub fn is_running(&mut self) -> bool {
         match &mut self.child {

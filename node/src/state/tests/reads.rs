@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use crate::state::reads::PIECE_BYTES;
+
 use super::*;
 
 /// A statement that never ends.
@@ -179,4 +181,43 @@ fn columns_after_a_schema_change() {
     assert_eq!((all().columns, all().values[0].len()), (vec!["id".into(), "v".into(), "w".into()], 3));
     replica.apply(&[log.schema(3, &["ALTER TABLE t DROP COLUMN v"])]);
     assert_eq!((all().columns, all().values[0].len()), (vec!["id".into(), "w".into()], 2));
+}
+
+/// Pieces hold all rows in order, each of bounded size, all of the moment in which the read began; who
+/// says no gets no more of them.
+#[test]
+fn pieces() {
+    let (replica, mut log) = filled();
+    let readers = replica.handle().store().readers();
+    let read = select(
+        "SELECT id, (SELECT hex(zeroblob(100000))) AS wide FROM t, (VALUES (1), (2), (3), (4), (5)) ORDER BY id",
+    );
+    let mut sizes = Vec::new();
+    let mut ids = Vec::new();
+    let mut give = |values: Vec<Vec<Value>>, more: bool| {
+        if sizes.is_empty() {
+            replica.apply(&[log.writes(&["DELETE FROM t"])]);
+        }
+        let bytes: usize = values.iter().flatten().map(Value::size_bytes).sum();
+        assert!(bytes <= PIECE_BYTES, "{bytes}");
+        sizes.push((values.len(), more));
+        ids.extend(values.into_iter().map(|row| row[0].clone()));
+        true
+    };
+    readers.read_in_pieces(&read, Duration::from_secs(60), &mut give).unwrap();
+    assert_eq!(sizes, [[(2, true); 7].as_slice(), &[(1, false)]].concat());
+    assert_eq!(ids, [1, 2, 3].map(|id| vec![Value::Integer(id); 5]).concat());
+    assert_eq!(replica.count("t"), Value::Integer(0));
+
+    let mut seen = Vec::new();
+    let mut give = |values: Vec<Vec<Value>>, more: bool| {
+        seen.push((values.len(), more));
+        false
+    };
+    readers.read_in_pieces(&select("SELECT id FROM t"), Duration::from_secs(60), &mut give).unwrap();
+    let endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT hex(zeroblob(x)) FROM c";
+    readers.read_in_pieces(&select(endless), Duration::from_secs(60), &mut give).unwrap();
+    assert_eq!((seen.len(), seen[0], seen[1].1), (2, (0, false), true));
+    let error = readers.read_in_pieces(&select(ENDLESS), Duration::from_millis(100), |_, _| true).unwrap_err();
+    assert_eq!(error.code, Code::Timeout);
 }

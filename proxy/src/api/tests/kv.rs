@@ -3,11 +3,6 @@
 use super::*;
 
 impl Bench {
-    async fn with_shards(shards: u32) -> Self {
-        let (node, cluster) = FakeNode::start(shards).await;
-        Self { node, proxy: Proxy::new(cluster, ProxyOptions::default()) }
-    }
-
     async fn put(&self, key: &str, value: &str) -> (u16, Json) {
         self.call(Method::PUT, &format!("/kv/{key}"), value, None).await
     }
@@ -89,7 +84,7 @@ async fn a_repeated_put_changes_nothing() {
 /// Keys come in order, page by page, and a prefix ends where it should.
 #[tokio::test]
 async fn listing() {
-    let b = Bench::with_shards(1).await;
+    let b = Bench::with(1, ProxyOptions::default()).await;
     for key in ["b", "a/2", "a/10", "a/1", "a", "a0", "a/%F4%8F%BF%BF", "c"] {
         b.put(key, "x").await;
     }
@@ -117,12 +112,12 @@ async fn listing() {
 #[tokio::test]
 async fn the_table_is_made_once() {
     let b = Bench::new().await;
-    let others: Vec<_> = (0..4)
-        .map(|_| Bench {
-            node: Arc::clone(&b.node),
-            proxy: Proxy::new(b.proxy.cluster.clone(), ProxyOptions::default()),
-        })
-        .collect();
+    let other = |_| Bench {
+        node: Arc::clone(&b.node),
+        cluster: Arc::clone(&b.cluster),
+        proxy: Proxy::new(Arc::clone(&b.cluster), ProxyOptions::default()),
+    };
+    let others: Vec<Bench> = (0..4).map(other).collect();
     let puts = others.iter().enumerate().map(|(n, other)| async move { other.put(&format!("k{n}"), "x").await.0 });
     assert_eq!(futures::future::join_all(puts).await, [200; 4]);
     let jobs = b.get("/job").await.1["jobs"].as_array().unwrap().len();
