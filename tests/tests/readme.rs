@@ -166,6 +166,16 @@ async fn keys_and_values(dev: &Dev) {
     }
     let found = curl(client, "/sql", r#"{"sql":"SELECT CAST(value AS TEXT) FROM kv WHERE key = 'greeting'"}"#).await;
     assert_eq!(found["results"][0]["values"], json!([["hello"]]));
+    client.send("PUT", "/kv/parting", &[], "bye").await.unwrap().expect("PUT");
+    client.send("PUT", "/kv/g", &[], "g").await.unwrap().expect("PUT");
+    for (query, keys, more) in [
+        ("", json!(["g", "greeting", "parting"]), false),
+        ("?prefix=g&limit=1", json!(["g"]), true),
+        ("?prefix=g&after=g", json!(["greeting"]), false),
+    ] {
+        let listed = client.get(&format!("/kv{query}")).await.unwrap().expect("GET");
+        assert_eq!(listed, json!({ "keys": keys, "more": more }), "{query}");
+    }
     let deleted = client.send("DELETE", "/kv/greeting", &[], "").await.unwrap().expect("DELETE");
     assert_eq!(deleted, json!({ "key": "greeting", "deleted": true }));
     assert_eq!(client.get("/kv/greeting").await.unwrap().status.as_u16(), 404);

@@ -81,10 +81,14 @@ async fn a_repeated_put_changes_nothing() {
     assert_eq!(b.get("/kv/a").await, (200, json!(2)));
 }
 
-/// Keys come in order, page by page, and a prefix ends where it should.
+/// Keys come in order, page by page, and a prefix ends where it should, from one shard and from several.
 #[tokio::test]
 async fn listing() {
-    let b = Bench::with(1, ProxyOptions::default()).await;
+    list(Bench::with(1, ProxyOptions::default()).await).await;
+    list(Bench::new().await).await;
+}
+
+async fn list(b: Bench) {
     for key in ["b", "a/2", "a/10", "a/1", "a", "a0", "a/%F4%8F%BF%BF", "c"] {
         b.put(key, "x").await;
     }
