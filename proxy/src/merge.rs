@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::value::Value;
-use flotilla_shared::wire::{Rows, Statement};
+use flotilla_shared::wire::Statement;
 use rusqlite::Connection;
 use rusqlite::limits::Limit;
 
@@ -75,9 +75,9 @@ impl Session {
     ///
     /// # Errors
     /// [`Code::TooLarge`], or what SQLite says.
-    pub fn load(&mut self, insert: &str, rows: &Rows) -> Result<(), Error> {
-        self.rows += rows.values.len();
-        self.bytes += rows.values.iter().flatten().map(Value::size_bytes).sum::<usize>();
+    pub fn load(&mut self, insert: &str, rows: &[Vec<Value>]) -> Result<(), Error> {
+        self.rows += rows.len();
+        self.bytes += rows.iter().flatten().map(Value::size_bytes).sum::<usize>();
         let Bounds { pulled_rows, pulled_bytes, .. } = self.bounds;
         if self.rows > pulled_rows || self.bytes > pulled_bytes {
             let message = format!("the query needs over {pulled_rows} rows or {pulled_bytes} bytes of several shards");
@@ -86,7 +86,7 @@ impl Session {
         }
         let mut statement = self.db.prepare_cached(insert).map_err(|error| internal(&error))?;
         let width = statement.parameter_count();
-        for row in &rows.values {
+        for row in rows {
             for index in 0..width {
                 let value = row.get(index).ok_or_else(|| Error::new(Code::WrongPeer, "a shard's row is too short"))?;
                 statement.raw_bind_parameter(index + 1, value).map_err(|error| internal(&error))?;

@@ -41,7 +41,7 @@ type Values = Vec<Vec<Value>>;
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 
 /// One shard's part.
-struct Source {
+pub(crate) struct Source {
     cluster: Arc<Cluster>,
     node: NodeId,
     stream: RequestId,
@@ -73,22 +73,36 @@ impl RowStream {
     /// What a shard says, or that it cannot be reached any more.
     pub async fn next(&mut self) -> Result<Option<Values>, Error> {
         while let Some(source) = self.sources.front_mut() {
-            if !source.values.is_empty() {
-                return Ok(Some(std::mem::take(&mut source.values)));
+            match source.next(self.end, &self.metrics).await? {
+                Some(values) => return Ok(Some(values)),
+                None => drop(self.sources.pop_front()),
             }
-            if !source.more {
-                self.sources.pop_front();
-                continue;
+        }
+        Ok(None)
+    }
+}
+
+impl Source {
+    /// Some more rows; `None` after the last.
+    ///
+    /// # Errors
+    /// What the shard says, or that it cannot be reached any more.
+    pub(crate) async fn next(&mut self, end: Instant, metrics: &Metrics) -> Result<Option<Values>, Error> {
+        loop {
+            if !self.values.is_empty() {
+                return Ok(Some(std::mem::take(&mut self.values)));
             }
-            match source.cluster.ask(source.node, Request::Pull(source.stream), self.end).await? {
+            if !self.more {
+                return Ok(None);
+            }
+            match self.cluster.ask(self.node, Request::Pull(self.stream), end).await? {
                 Response::Piece { values, more, .. } => {
-                    self.metrics.pulled(&values);
-                    (source.values, source.more) = (values, more);
+                    metrics.pulled(&values);
+                    (self.values, self.more) = (values, more);
                 }
                 other => return Err(unexpected(&other)),
             }
         }
-        Ok(None)
     }
 }
 
@@ -169,7 +183,8 @@ impl Proxy {
         futures::stream::iter(opened).buffered(MAX_FAN_OUT).try_collect().await
     }
 
-    async fn open_on(&self, group: GroupId, read: Read, options: &Options) -> Result<Source, Error> {
+    /// Opens a read on one shard.
+    pub(crate) async fn open_on(&self, group: GroupId, read: Read, options: &Options) -> Result<Source, Error> {
         let stream = RequestId::random();
         let life_ms = (MAX_LIFE + options.deadline.saturating_duration_since(Instant::now())).as_millis() as u64;
         let request = Request::Open { group, read, stream, life_ms };

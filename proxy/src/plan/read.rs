@@ -31,6 +31,13 @@ pub struct Merge {
     pub why: Why,
 }
 
+impl Merge {
+    /// Are whole tables pulled?
+    pub fn pulls_tables(&self) -> bool {
+        !self.why.is_empty()
+    }
+}
+
 /// Rows for one table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pull {
