@@ -152,7 +152,7 @@ impl Proxy {
             let parts = match plan {
                 Plan::One(part) => vec![part],
                 Plan::Some(parts) | Plan::All(parts) => parts,
-                _ => return self.from_memory(statement, options).await,
+                _ => return self.run_whole(statement, options).await,
             };
             self.metrics.planned(class);
             let job = Job { prepared: &ready.prepared, statement, schema: ready.mirror.version, options };
@@ -169,7 +169,7 @@ impl Proxy {
     }
 
     /// The rows of a read that is run as a whole.
-    async fn from_memory(&self, statement: &Statement, options: &Options) -> Result<Opened, Error> {
+    async fn run_whole(&self, statement: &Statement, options: &Options) -> Result<Opened, Error> {
         let Output::Rows(rows) = self.run(statement, 0, options).await? else {
             return Err(Error::new(Code::NotARead, "the statement is not a read"));
         };
