@@ -51,6 +51,8 @@ pub enum Join {
 pub struct Source {
     /// The table's name in lower case; none for a subquery or a CTE.
     pub table: Option<String>,
+    /// The name that may be a CTE's, in lower case: SQLite's scopes decide which it is.
+    pub shadowed: Option<String>,
     /// The name by which its columns are qualified, in lower case.
     pub known_as: String,
     /// How it is joined.
@@ -394,6 +396,7 @@ impl Reader<'_, '_> {
         let tokens = self.tokens;
         let plain = |table: Option<String>, known_as: String| Source {
             table,
+            shadowed: None,
             known_as,
             join: Join::Inner,
             merges_columns: false,
@@ -422,7 +425,8 @@ impl Reader<'_, '_> {
                 return None;
             }
             let table = (qualified || !self.ctes.contains(&name)).then(|| name.clone());
-            source = plain(table, name);
+            source = plain(table, name.clone());
+            source.shadowed = source.table.is_none().then_some(name);
         }
         let reserved = ["ON", "USING", "INDEXED", "NOT", "JOIN"];
         if at < end && tokens.is_word(at, "AS") {

@@ -4,7 +4,7 @@
 //! [`Shape`] says how the rows of several shards become the answer; here the
 //! shards are named, with what they must own, and the arguments are put in.
 
-use flotilla_shared::error::Error;
+use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::PlacementId;
 use flotilla_shared::registry::{Placement, Registry, SchemaObject};
 use flotilla_shared::wire::Statement;
@@ -66,6 +66,10 @@ pub fn plan_select(input: Input<'_>, registry: &Registry) -> Result<Plan, Error>
         Shape::TwoPhase(phases) => {
             let parts = pinned.map_or_else(|| all_parts(registry, phases.placement), Ok)?;
             one_or(parts, |parts| Ok(Plan::Merge(Box::new(two_phases(input, phases, parts)?))))
+        }
+        Shape::Gather(_) if input.prepared.analysis.record.reads.contains("sqlite_sequence") => {
+            Err(Error::new(Code::Unroutable, "sqlite_sequence tells of one shard alone")
+                .hint("read it in a statement of its own"))
         }
         Shape::Gather(gather) => Ok(Plan::Merge(Box::new(gathered(input, registry, gather)?))),
     }

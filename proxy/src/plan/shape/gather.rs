@@ -190,6 +190,9 @@ fn condition(mirror: &Mirror, tokens: &Tokens<'_>, cores: &[Core], name: &str) -
     let mut uses: Vec<Vec<(Span, Vec<Swap>)>> = Vec::new();
     for core in cores {
         let Some(sources) = core.sources.as_deref() else { continue };
+        if sources.iter().any(|source| source.shadowed.as_deref() == Some(name)) {
+            return None;
+        }
         let scope = Scope::new(sources, &mirror.schema.tables);
         for (index, source) in sources.iter().enumerate().filter(|(_, source)| source.table.as_deref() == Some(name)) {
             if sources.iter().any(|other| matches!(other.join, Join::Right | Join::Full)) {
