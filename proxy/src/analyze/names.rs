@@ -174,6 +174,22 @@ impl<'a> Scope<'a> {
         only
     }
 
+    /// How many sources.
+    pub fn count(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// Could a name belong here, or is it certain that it does not?
+    pub fn knows(&self, name: &Name) -> bool {
+        match &name.qualifier {
+            Some(qualifier) => self.sources.iter().any(|source| source.known_as == *qualifier),
+            None => {
+                let rowid = ["rowid", "oid", "_rowid_"].iter().any(|alias| name.column.eq_ignore_ascii_case(alias));
+                rowid || self.has_column(&name.column) || self.tables.iter().any(Option::is_none)
+            }
+        }
+    }
+
     /// Does any table have a column of that name?
     pub fn has_column(&self, name: &str) -> bool {
         self.tables.iter().flatten().any(|table| table.column(name).is_some())

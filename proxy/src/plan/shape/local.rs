@@ -5,12 +5,14 @@
 //! shard. For outer joins the equality must be in the join's own condition; a row without a match is
 //! then without a match on its own shard.
 
+use std::collections::HashMap;
+
 use flotilla_shared::ids::PlacementId;
-use flotilla_shared::registry::HOME;
+use flotilla_shared::registry::{HOME, Table};
 
 use super::Why;
 use crate::analyze::core::{Core, Join, Span};
-use crate::analyze::names::{Place, Scope, conjuncts, names};
+use crate::analyze::names::{Name, Place, Scope, conjuncts, names};
 use crate::lex::Tokens;
 
 /// The placement of the tables, if all rows of the FROM are made on one shard each.
@@ -63,6 +65,81 @@ pub fn placement(tokens: &Tokens<'_>, core: &Core, scope: &Scope<'_>) -> Result<
     placement.ok_or("it reads no sharded table")
 }
 
+/// Do the SELECTs inside another one find all their rows on the shard where that one's row is? Each must
+/// be joined by its shard keys to a table of a SELECT around it.
+///
+/// # Errors
+/// Why not.
+pub fn nested(
+    tokens: &Tokens<'_>,
+    outer: &Core,
+    nested: &[Core],
+    tables: &HashMap<String, Table>,
+    wanted: PlacementId,
+) -> Result<(), Why> {
+    const APART: Why = "a subquery is not joined to the query around it by shard keys";
+    for (index, core) in nested.iter().enumerate() {
+        if core.compound || core.window || tokens.has_word("WITH") {
+            return Err("a subquery is more than a plain SELECT");
+        }
+        let sources = core.sources.as_deref().ok_or(APART)?;
+        let scope = Scope::new(sources, tables);
+        if placement(tokens, core, &scope)? != wanted || sources.iter().any(|source| source.join != Join::Inner) {
+            return Err(APART);
+        }
+        let around = nested[..index].iter().chain([outer]).filter(|around| around.end >= core.end);
+        let linked = around.filter_map(|around| around.sources.as_deref()).any(|around| {
+            let around = Scope::new(around, tables);
+            core.condition.as_ref().is_some_and(|condition| is_linked(tokens, condition, &scope, &around, wanted))
+        });
+        if !linked {
+            return Err(APART);
+        }
+    }
+    Ok(())
+}
+
+/// Does a condition equate all shard keys of a table inside with those of one around it?
+fn is_linked(
+    tokens: &Tokens<'_>,
+    condition: &Span,
+    inside: &Scope<'_>,
+    around: &Scope<'_>,
+    wanted: PlacementId,
+) -> bool {
+    let sharded = |scope: &Scope<'_>| -> Vec<usize> {
+        (0..scope.count()).filter(|n| scope.table(*n).is_some_and(|table| table.placement == wanted)).collect()
+    };
+    let places = |name: &Name| match inside.place(name) {
+        Some(place) => (Some(place), None),
+        // A name that SQLite would find inside, or that could be two things there, is not one around it.
+        None if inside.knows(name) => (None, None),
+        None => (None, around.place(name)),
+    };
+    let pairs: Vec<(Place, Place)> = conjuncts(tokens, condition)
+        .iter()
+        .filter_map(|part| {
+            let (left, right) = sides(tokens, part)?;
+            match (places(&left), places(&right)) {
+                ((Some(inner), None), (None, Some(outer))) | ((None, Some(outer)), (Some(inner), None)) => {
+                    Some((inner, outer))
+                }
+                _ => None,
+            }
+        })
+        .collect();
+    sharded(inside).iter().any(|inner| {
+        sharded(around).iter().any(|outer| {
+            let (Some(a), Some(b)) = (inside.table(*inner), around.table(*outer)) else { return false };
+            a.key.iter().zip(&b.key).all(|(left, right)| {
+                let wanted =
+                    (Place { source: *inner, column: Some(*left) }, Place { source: *outer, column: Some(*right) });
+                pairs.contains(&wanted)
+            })
+        })
+    })
+}
+
 /// USING takes the column of the first source before `index` that has it: is `earlier` the only one?
 fn only_holder(scope: &Scope<'_>, index: usize, earlier: usize, column: &str) -> bool {
     let holds = |index: &usize| scope.table(*index).is_some_and(|table| table.column(column).is_some());
@@ -72,17 +149,18 @@ fn only_holder(scope: &Scope<'_>, index: usize, earlier: usize, column: &str) ->
 /// Does the condition say `a = b` among its conjuncts?
 fn equates(tokens: &Tokens<'_>, condition: &Span, scope: &Scope<'_>, a: Place, b: Place) -> bool {
     conjuncts(tokens, condition).iter().any(|part| {
-        let Some(equal) = part.clone().find(|at| tokens.is_mark(*at, "=") || tokens.is_mark(*at, "==")) else {
-            return false;
-        };
-        let side = |span: Span| {
-            let found = names(tokens, &span);
-            match found.columns.as_slice() {
-                [name] if name.span == span => scope.place(name),
-                _ => None,
-            }
-        };
-        let sides = (side(part.start..equal), side(equal + 1..part.end));
-        sides == (Some(a), Some(b)) || sides == (Some(b), Some(a))
+        let Some((left, right)) = sides(tokens, part) else { return false };
+        let found = (scope.place(&left), scope.place(&right));
+        found == (Some(a), Some(b)) || found == (Some(b), Some(a))
     })
+}
+
+/// The two columns that a conjunct equates, if that is all it does.
+fn sides(tokens: &Tokens<'_>, part: &Span) -> Option<(Name, Name)> {
+    let equal = part.clone().find(|at| tokens.is_mark(*at, "=") || tokens.is_mark(*at, "=="))?;
+    let side = |span: Span| {
+        let mut found = names(tokens, &span).columns;
+        found.pop().filter(|name| found.is_empty() && name.span == span)
+    };
+    Some((side(part.start..equal)?, side(equal + 1..part.end)?))
 }

@@ -84,27 +84,35 @@ pub fn shape(mirror: &Mirror, prepared: &Prepared) -> Shape {
         return Shape::Gather(Gather::whole(mirror, prepared, "the statement is not one that the planner reads"));
     };
     let cores = cores(&tokens);
-    let single = match cores.as_deref() {
-        Some([core]) if core.start == 0 && !core.compound && !tokens.has_word("VALUES") => Ok(core),
+    let made = match cores.as_deref() {
+        Some([core, nested @ ..]) if core.start == 0 && !core.compound && !tokens.has_word("VALUES") => {
+            Query::new(mirror, prepared, &tokens, core, nested).and_then(|query| query.shape())
+        }
         Some(_) => Err("it holds several SELECTs"),
         None => Err("its structure is not clear to the planner"),
     };
-    let made = single.and_then(|core| Query::new(mirror, prepared, &tokens, core)).and_then(|query| query.shape());
     made.unwrap_or_else(|why| Shape::Gather(Gather::of(mirror, prepared, &tokens, cores.as_deref(), why)))
 }
 
-/// A SELECT without others inside, whose rows are made on one shard each.
+/// A SELECT whose rows are made on one shard each; so are those of the SELECTs inside it.
 pub struct Query<'a> {
     mirror: &'a Mirror,
     prepared: &'a Prepared,
     tokens: &'a Tokens<'a>,
     core: &'a Core,
+    nested: &'a [Core],
     scope: Scope<'a>,
     placement: PlacementId,
 }
 
 impl<'a> Query<'a> {
-    fn new(mirror: &'a Mirror, prepared: &'a Prepared, tokens: &'a Tokens<'a>, core: &'a Core) -> Result<Self, Why> {
+    fn new(
+        mirror: &'a Mirror,
+        prepared: &'a Prepared,
+        tokens: &'a Tokens<'a>,
+        core: &'a Core,
+        nested: &'a [Core],
+    ) -> Result<Self, Why> {
         let sources = core.sources.as_deref().ok_or("FROM holds more than tables and joins of them")?;
         if prepared.analysis.view.is_some() {
             return Err("it reads a view");
@@ -114,7 +122,8 @@ impl<'a> Query<'a> {
         }
         let scope = Scope::new(sources, &mirror.schema.tables);
         let placement = local::placement(tokens, core, &scope)?;
-        Ok(Self { mirror, prepared, tokens, core, scope, placement })
+        local::nested(tokens, core, nested, &mirror.schema.tables, placement)?;
+        Ok(Self { mirror, prepared, tokens, core, nested, scope, placement })
     }
 
     fn shape(&self) -> Result<Shape, Why> {
@@ -135,8 +144,8 @@ impl<'a> Query<'a> {
     fn aggregates(&self) -> bool {
         let core = self.core;
         let spans = core.items.iter().map(|item| &item.expr).chain(core.order_by.iter().map(|term| &term.expr));
-        spans.chain(&core.having).any(|span| {
-            self.names(span).functions.iter().any(|(at, name)| grouped::is_aggregate(self.tokens, *at, name))
+        spans.chain(&core.having).flat_map(|span| self.outside(span)).any(|span| {
+            self.names(&span).functions.iter().any(|(at, name)| grouped::is_aggregate(self.tokens, *at, name))
         })
     }
 
@@ -180,7 +189,20 @@ impl<'a> Query<'a> {
     fn conditions_are_plain(&self) -> bool {
         let sources = self.core.sources.as_deref().unwrap_or_default();
         let spans = self.core.condition.iter().chain(sources.iter().filter_map(|source| source.on.as_ref()));
-        spans.into_iter().all(|span| self.resolves(&self.names(span)))
+        spans.into_iter().all(|span| self.outside(span).iter().all(|piece| self.resolves(&self.names(piece))))
+    }
+
+    /// What of an expression is not inside a SELECT of its own.
+    fn outside(&self, span: &Span) -> Vec<Span> {
+        let (mut pieces, mut at) = (Vec::new(), span.start);
+        for core in self.nested.iter().filter(|core| span.contains(&core.start)) {
+            if core.start >= at {
+                pieces.push(at..core.start);
+                at = core.end;
+            }
+        }
+        pieces.push(at..span.end);
+        pieces
     }
 
     fn resolves(&self, names: &Names) -> bool {

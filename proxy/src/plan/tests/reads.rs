@@ -131,6 +131,23 @@ fn what_is_pushed_down() {
             "SELECT g, n FROM events ORDER BY g LIMIT ?2 OFFSET ?1",
             "3x SELECT g, n FROM events ORDER BY g LIMIT CASE WHEN 0 + ( ?1 ) < 0 THEN -1 ELSE ( ?1 ) + max(0, ( ?2 )) END | SELECT c0, c1 FROM _flotilla_parts ORDER BY c0 COLLATE BINARY LIMIT ?1 OFFSET ?2",
         ),
+        (
+            "SELECT count(*) FROM orders WHERE total > 3 AND EXISTS (SELECT * FROM items WHERE items.o_id = orders.o_id AND price > 3)",
+            "3x SELECT NULL, count (*) FROM orders WHERE total > 3 AND EXISTS (SELECT * FROM items WHERE items.o_id = orders.o_id AND price > 3) | SELECT ifnull(sum(_flotilla_p0), 0) FROM _flotilla_parts",
+        ),
+        ("SELECT o_id, (SELECT sum(price) FROM items i WHERE i.o_id = o.o_id) FROM orders o", "all"),
+        (
+            "SELECT count(*) FROM orders WHERE o_id IN (SELECT o_id FROM items WHERE price > 3)",
+            "3x SELECT \"o_id\", \"price\" FROM \"items\" WHERE (( price > 3 )) | 3x SELECT \"o_id\" FROM \"orders\" | SELECT count(*) FROM orders WHERE o_id IN (SELECT o_id FROM items WHERE price > 3)",
+        ),
+        (
+            "SELECT count(*) FROM orders WHERE EXISTS (SELECT * FROM items WHERE o_id = o_id)",
+            "3x SELECT \"o_id\", \"line\", \"price\" FROM \"items\" WHERE (( o_id = o_id )) | 3x SELECT NULL FROM \"orders\" | SELECT count(*) FROM orders WHERE EXISTS (SELECT * FROM items WHERE o_id = o_id)",
+        ),
+        (
+            "SELECT * FROM orders NOT INDEXED WHERE o_id NOT IN (SELECT id FROM notes)",
+            "1x SELECT \"id\" FROM \"notes\" | 3x SELECT \"o_id\", \"total\" FROM \"orders\" | SELECT * FROM orders WHERE o_id NOT IN (SELECT id FROM notes)",
+        ),
     ] {
         let count = if sql.contains("?2") { 2 } else { 0 };
         let plan = bench.plan_with(sql, &Params::Positional(vec![Value::Integer(1); count]), false);
