@@ -98,6 +98,7 @@ pub fn explained(sql: &str) -> Option<&str> {
 /// Analyzes a statement that the mirror has prepared.
 pub fn analyze(tokens: &Tokens<'_>, mut record: Record, schema: &Schema, readonly: bool, explain: bool) -> Analysis {
     name_rowid(&mut record, schema);
+    add_unread(tokens, &mut record, schema);
     let names: BTreeSet<&String> = record.reads.iter().chain(&record.writes).collect();
     let mut touched: Vec<(String, PlacementId)> =
         names.iter().filter_map(|name| Some(((*name).clone(), schema.placement(name)?))).collect();
@@ -125,6 +126,22 @@ pub fn analyze(tokens: &Tokens<'_>, mut record: Record, schema: &Schema, readonl
         insert: OnceLock::new(),
         syntax: OnceLock::new(),
     }
+}
+
+/// A table in a subquery whose value nobody uses is not read, and SQLite does not report it; but it has to
+/// be there.
+fn add_unread(tokens: &Tokens<'_>, record: &mut Record, schema: &Schema) {
+    if tokens.count_word("SELECT") < 2 {
+        return;
+    }
+    let cores = core::cores(tokens).filter(|cores| cores.iter().all(|c| c.from.is_none() || c.sources.is_some()));
+    let named: Vec<String> = match cores {
+        Some(cores) => {
+            cores.into_iter().flat_map(|core| core.sources.unwrap_or_default()).filter_map(|s| s.table).collect()
+        }
+        None => (0..tokens.list.len()).filter_map(|at| tokens.name(at)).map(|name| name.to_ascii_lowercase()).collect(),
+    };
+    record.reads.extend(named.into_iter().filter(|name| schema.tables.contains_key(name)));
 }
 
 /// SQLite reports an update of the rowid under that name, whatever name the statement used and

@@ -102,6 +102,24 @@ fn without_hints(prepared: &Prepared) -> Option<Template> {
     Some(writer.finish())
 }
 
+/// Columns that USING joins by, in lower case: SQLite does not report that it reads them on the right side.
+/// `None` for NATURAL, which names none.
+fn merged_columns(mirror: &Mirror, prepared: &Prepared) -> Option<BTreeSet<String>> {
+    let views = mirror.registry().objects.iter().filter(|object| has_views(prepared) && object.kind == "view");
+    let mut columns = BTreeSet::new();
+    for sql in views.map(|view| view.sql.as_str()).chain([prepared.sql.as_str()]) {
+        let tokens = Tokens::read(sql).ok()?;
+        if tokens.has_word("NATURAL") {
+            return None;
+        }
+        for at in (0..tokens.list.len()).filter(|at| tokens.is_word(*at, "USING")) {
+            let close = tokens.closing(at + 1)?;
+            columns.extend((at + 2..close).filter_map(|at| tokens.name(at)).map(|name| name.to_ascii_lowercase()));
+        }
+    }
+    Some(columns)
+}
+
 fn has_views(prepared: &Prepared) -> bool {
     prepared.analysis.view.is_some()
 }
@@ -123,11 +141,16 @@ fn pulled(mirror: &Mirror, prepared: &Prepared, name: &str, condition: Option<&T
     let table = &mirror.schema.tables[name];
     let strict = mirror.schema.strict.contains(name);
     let read = prepared.analysis.record.columns.get(name);
-    let is_read = |column: &str| read.is_some_and(|read| read.contains(&column.to_ascii_lowercase()));
+    let merged = merged_columns(mirror, prepared);
+    let is_read = |column: &str| {
+        let column = column.to_ascii_lowercase();
+        read.is_some_and(|read| read.contains(&column)) || merged.as_ref().is_none_or(|merged| merged.contains(&column))
+    };
     let mut columns: Vec<String> =
         table.columns.iter().filter(|column| is_read(&column.name)).map(|column| quoted(&column.name)).collect();
     // The rowid of a table that lives whole on one shard is the one that SQLite would show.
-    if is_read("rowid") && table.rowid_alias.is_none() && table.column("rowid").is_none() && table.key.is_empty() {
+    let rowid = read.is_some_and(|read| read.contains("rowid")) && table.column("rowid").is_none();
+    if rowid && table.rowid_alias.is_none() && table.key.is_empty() {
         columns.insert(0, "rowid".to_owned());
     }
     let indexes = indexes(mirror, table, &columns);

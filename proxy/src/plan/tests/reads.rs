@@ -148,6 +148,18 @@ fn what_is_pushed_down() {
             "SELECT * FROM orders NOT INDEXED WHERE o_id NOT IN (SELECT id FROM notes)",
             "1x SELECT \"id\" FROM \"notes\" | 3x SELECT \"o_id\", \"total\" FROM \"orders\" | SELECT * FROM orders WHERE o_id NOT IN (SELECT id FROM notes)",
         ),
+        (
+            "SELECT u.email FROM users u JOIN notes USING (id)",
+            "1x SELECT \"id\" FROM \"notes\" | 3x SELECT \"id\", \"email\" FROM \"users\" | SELECT u.email FROM users u JOIN notes USING (id)",
+        ),
+        (
+            "SELECT count(*) FROM users u NATURAL JOIN tags",
+            "1x SELECT \"id\", \"note\", \"tag\" FROM \"tags\" | 3x SELECT \"id\", \"name\", \"email\" FROM \"users\" | SELECT count(*) FROM users u NATURAL JOIN tags",
+        ),
+        (
+            "SELECT y FROM (SELECT CASE WHEN id = (SELECT 1 FROM pair) THEN 1 END x, id y FROM users)",
+            "3x SELECT NULL FROM \"pair\" | 3x SELECT \"id\" FROM \"users\" | SELECT y FROM (SELECT CASE WHEN id = (SELECT 1 FROM pair) THEN 1 END x, id y FROM users)",
+        ),
     ] {
         let count = if sql.contains("?2") { 2 } else { 0 };
         let plan = bench.plan_with(sql, &Params::Positional(vec![Value::Integer(1); count]), false);
