@@ -1,6 +1,8 @@
-//! Registries made by hand, and a node made of in-memory databases ([`fake`]), for tests.
+//! Registries made by hand, a node made of in-memory databases ([`fake`]), and generated values
+//! ([`fuzz`]), for tests.
 
 pub mod fake;
+pub mod fuzz;
 
 use std::sync::Arc;
 
