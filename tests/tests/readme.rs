@@ -192,6 +192,10 @@ fn shell(dev: &Dev) {
     assert_eq!(failed.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&failed.stderr).contains("no such table: nowhere"), "{failed:?}");
 
+    let script = ".explain SELECT * FROM users WHERE id = 456\n.explain SELECT count(*) FROM users\n";
+    let shown = dev.succeeds(&["sql"], Some(script));
+    assert!(shown.contains("shard") && shown.contains("count"), "{shown}");
+
     let shown = dev.succeeds(&["status"], None);
     for word in ["meta", "shard1", "shard2", "shard3", "users", "leader"] {
         assert!(shown.contains(word), "{word} is missing: {shown}");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::script::{self, Source};
 use super::session::Session;
@@ -21,6 +21,7 @@ const HELP: &str = "\
 .nodes                   the nodes
 .status                  nodes, groups, leaders, lag, jobs
 .jobs                    long work, running and done
+.explain STATEMENT       where a statement would run, and what each shard would do
 .mode table|json|csv     how rows are printed
 .timer on|off            times after each statement
 .read FILE               run a script
@@ -53,6 +54,7 @@ enum Dot {
     Schema(Option<String>),
     List { path: &'static str, field: &'static str, columns: &'static [&'static str] },
     Status,
+    Explain(String),
     Mode(output::Mode),
     Timer(bool),
     Read(String),
@@ -62,7 +64,8 @@ enum Dot {
 fn parse_dot(line: &str) -> Result<Dot, String> {
     let line = line.trim().trim_end_matches(';').trim_end();
     let (name, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    let argument = unquote(argument.trim());
+    let whole = argument.trim();
+    let argument = unquote(whole);
     let no_argument = |dot| if argument.is_empty() { Ok(dot) } else { Err(format!("{name} takes no argument")) };
     match name {
         ".help" => no_argument(Dot::Help),
@@ -85,6 +88,8 @@ fn parse_dot(line: &str) -> Result<Dot, String> {
             columns: &["id", "kind", "state", "percent", "step", "error"],
         }),
         ".schema" => Ok(Dot::Schema((!argument.is_empty()).then(|| argument.to_owned()))),
+        ".explain" if whole.is_empty() => Err("use .explain STATEMENT".into()),
+        ".explain" => Ok(Dot::Explain(whole.to_owned())),
         ".mode" => argument.parse().map(Dot::Mode),
         ".timer" => match argument {
             "on" => Ok(Dot::Timer(true)),
@@ -126,6 +131,7 @@ pub async fn run(session: &mut Session, command: &Text) -> Result<Flow, CommandE
         }
         Dot::Help => Ok(HELP.to_owned()),
         Dot::Status => show_status(session).await,
+        Dot::Explain(sql) => explain(session, &sql).await,
         Dot::List { path, field, columns } => list(session, path, field, columns).await,
         Dot::Schema(Some(table)) => schema(session, &table).await,
         Dot::Schema(None) => schemas(session).await,
@@ -175,6 +181,21 @@ async fn list(session: &mut Session, path: &str, field: &str, columns: &[&str]) 
 async fn show_status(session: &mut Session) -> Result<String, CommandError> {
     let status: status::Status = parse(&call_once(&mut session.client, &Call::get("/status")).await?)?;
     Ok(status::render(&status))
+}
+
+/// The plan of a statement, in the server's words.
+async fn explain(session: &mut Session, sql: &str) -> Result<String, CommandError> {
+    let call = Call::post("/explain", json!({ "query": sql }).to_string());
+    let plan: Json = parse(&call_once(&mut session.client, &call).await?)?;
+    let text = plan["text"].as_str().ok_or_else(|| {
+        CommandError::Api(ApiError {
+            code: "unexpected".into(),
+            message: "a plan without a text".into(),
+            ..ApiError::default()
+        })
+    })?;
+    // Names and literals in it may hold anything.
+    Ok(output::escape(text.trim_end()) + "\n")
 }
 
 async fn schema(session: &mut Session, table: &str) -> Result<String, CommandError> {
@@ -231,6 +252,9 @@ mod tests {
         assert_eq!(parse_dot(".quit;"), Ok(Dot::Quit));
         assert_eq!(parse_dot(".schema  'my table' "), Ok(Dot::Schema(Some("my table".into()))));
         assert_eq!(parse_dot(".schema"), Ok(Dot::Schema(None)));
+        let explained = "SELECT 'a;' FROM t WHERE \"b\" = 'c'";
+        assert_eq!(parse_dot(&format!(".explain {explained};")), Ok(Dot::Explain(explained.into())));
+        assert!(parse_dot(".explain ;").is_err());
         assert_eq!(parse_dot(".mode csv"), Ok(Dot::Mode(output::Mode::Csv)));
         assert_eq!(parse_dot(".timer off"), Ok(Dot::Timer(false)));
         assert_eq!(parse_dot(".read a b.sql"), Ok(Dot::Read("a b.sql".into())));
