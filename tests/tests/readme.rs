@@ -1,72 +1,14 @@
 //! The README's calls and commands, as written there, against `flotilla dev` and `deploy/cluster.sh`.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use flotilla_tests::harness::binary::{flotilla, repository};
-use flotilla_tests::harness::cluster::process_ready;
 use flotilla_tests::harness::ports::free_ports;
-use flotilla_tests::harness::wait::PATIENCE;
-use flotilla_tests::harness::{Client, Process, Session, eventually};
+use flotilla_tests::harness::{Client, Dev, Session};
 use rustix::process::Signal;
 use serde_json::{Value as Json, json};
-
-/// `flotilla dev` in a folder of its own.
-struct Dev {
-    process: Process,
-    address: String,
-    folder: tempfile::TempDir,
-}
-
-impl Dev {
-    async fn start() -> Self {
-        // The proxy, and two ports for each of three nodes.
-        let port = free_ports(7);
-        let folder = tempfile::tempdir().unwrap();
-        let args = ["dev", "--ephemeral", "--port", &port.to_string()].map(str::to_owned).to_vec();
-        let mut process = Process::new("dev", args, folder.path().join("dev.log"));
-        process.start();
-        let address = format!("127.0.0.1:{port}");
-        process_ready(&mut process, &address).await;
-        eventually("the banner is printed", PATIENCE, async || match process.output() {
-            output if output.contains("flotilla sql --url") => Ok(()),
-            output => Err(output),
-        })
-        .await;
-        Self { process, address, folder }
-    }
-
-    /// Runs a `flotilla` command against it.
-    fn command(&self, args: &[&str], input: Option<&str>) -> Output {
-        let mut command = Command::new(flotilla());
-        command.args(args).env("FLOTILLA_URL", format!("http://{}", self.address)).current_dir(self.folder.path());
-        command.stdin(match input {
-            Some(text) => {
-                let path = self.folder.path().join("input");
-                std::fs::write(&path, text).unwrap();
-                Stdio::from(std::fs::File::open(path).unwrap())
-            }
-            None => Stdio::null(),
-        });
-        command.output().unwrap()
-    }
-
-    fn succeeds(&self, args: &[&str], input: Option<&str>) -> String {
-        let output = self.command(args, input);
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{args:?}: {out}{err}");
-        out.into_owned()
-    }
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.process.show_log();
-        }
-    }
-}
 
 /// What `curl -d` sends.
 async fn curl(client: &mut Client, path: &str, data: &str) -> Json {
@@ -209,7 +151,7 @@ fn shell(dev: &Dev) {
 /// when told and leaves nothing behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_readme_works_against_dev() {
-    let mut dev = Dev::start().await;
+    let mut dev = Dev::start(3, 3).await;
     eight_calls(&dev).await;
     keys_and_values(&dev).await;
     a_new_shard(&dev).await;

@@ -4,7 +4,7 @@
 //! free ports ([`ports`]), starts `flotilla node` and `flotilla proxy` processes ([`process`]) with
 //! their logs in files, and waits until all are ready. The test talks to proxies through [`Session`]s
 //! ([`http`], [`session`]), kills, stops and restarts what it likes, and looks at what is left
-//! ([`cluster`], [`content`]). [`relay`] delays and cuts what nodes send to each other, [`writers`]
+//! ([`cluster`], [`content`]). [`dev`] is a cluster in one process. [`relay`] delays and cuts what nodes send to each other, [`writers`]
 //! remember what was acknowledged, [`tpch`] makes rows.
 //!
 //! A cluster has the machine for itself: those of one test program run one after the other, because
@@ -14,6 +14,7 @@
 pub mod binary;
 pub mod cluster;
 pub mod content;
+pub mod dev;
 pub mod http;
 pub mod ports;
 pub mod process;
@@ -24,6 +25,7 @@ pub mod wait;
 pub mod writers;
 
 pub use cluster::{Cluster, Layout};
+pub use dev::Dev;
 pub use http::{Client, Reply};
 pub use process::Process;
 pub use session::{Session, Trouble};

@@ -1,0 +1,240 @@
+//! A run: rounds of statements on one cluster and one SQLite database, several clusters at a time.
+//!
+//! What is generated depends on the seed and the round alone, so all clusters get the same statements;
+//! each has a SQLite database of its own beside it, because what is refused depends on the number of
+//! shards.
+
+use std::collections::BTreeSet;
+
+use flotilla_shared::wire::Statement;
+
+use super::compare::{Outcome, Verdict, compare};
+use super::local::Local;
+use super::query::read;
+use super::remote::Remote;
+use super::report::{Failure, Report};
+use super::schema::Schema;
+use super::shrink::{Finding, shrink};
+use super::statement::{Binding, Case, Kind, render};
+use super::write::{fill, write};
+use crate::sim::random::Rng;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where chance begins.
+    pub seed: u64,
+    /// Statements for each cluster, those that fill tables not counted.
+    pub statements: u64,
+    /// Numbers of shards: one cluster for each.
+    pub shards: Vec<u32>,
+    /// A cluster stops after so many differences of different kinds.
+    pub max_failures: usize,
+}
+
+/// Statements of a round, with one schema.
+const ROUND: u64 = 560;
+
+/// Reads of one request.
+const READS: u64 = 100;
+
+/// Writes of one request.
+const WRITES: u64 = 40;
+
+/// Most rows of a table at first.
+const MAX_ROWS: u64 = 36;
+
+/// Starts the clusters and runs everything on all of them at the same time.
+///
+/// # Panics
+/// When a cluster does not come up or does not answer.
+pub fn run(options: &Options) -> Report {
+    let one = |shards: u32| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async { run_on(&mut Remote::start(shards).await, options).await })
+    };
+    let mut report = Report::default();
+    std::thread::scope(|scope| {
+        let tasks: Vec<_> = options.shards.iter().map(|shards| scope.spawn(|| one(*shards))).collect();
+        for task in tasks {
+            report.add(task.join().expect("a run ends"));
+        }
+    });
+    report
+}
+
+/// Runs everything on one cluster.
+pub async fn run_on(remote: &mut Remote, options: &Options) -> Report {
+    let mut all = Report::default();
+    let mut seen = BTreeSet::new();
+    for number in 0..options.statements.div_ceil(ROUND) {
+        let mut round = Round::start(remote, options.seed, number).await;
+        let length = ROUND.min(options.statements - number * ROUND);
+        round.go(remote, length).await;
+        all.add(std::mem::take(&mut round.report));
+        // One of each sort is cut down and shown.
+        for finding in round.findings {
+            if seen.len() < options.max_failures && seen.insert(finding.sort()) {
+                let failure = shrink(remote, &round.schema, &finding).await;
+                all.failures.push(Failure {
+                    script: format!("-- seed {} round {number}\n{}", options.seed, failure),
+                    shards: remote.shards,
+                    kind: finding.case.kind,
+                    what: finding.what.clone(),
+                });
+            }
+        }
+        remote.remove(&round.schema).await;
+        if seen.len() >= options.max_failures {
+            break;
+        }
+    }
+    all
+}
+
+/// A schema with rows, and what becomes of it.
+struct Round {
+    rng: Rng,
+    schema: Schema,
+    local: Local,
+    report: Report,
+    findings: Vec<Finding>,
+}
+
+impl Round {
+    async fn start(remote: &mut Remote, seed: u64, number: u64) -> Self {
+        let mut rng = Rng::new(seed.wrapping_mul(1_000_003).wrapping_add(number));
+        let schema = Schema::random(&mut rng, &format!("{seed}_{number}"));
+        let local = Local::new();
+        for statement in schema.create() {
+            local.setup(&statement);
+        }
+        remote.create(&schema).await;
+        let mut round = Self { rng, schema, local, report: Report::default(), findings: vec![] };
+        let mut rows = vec![];
+        for table in &round.schema.tables {
+            let count = if round.rng.percent(6) { 0 } else { round.rng.within(6, MAX_ROWS) };
+            rows.extend(fill(&mut round.rng, &round.schema, table, count));
+        }
+        round.writes(remote, rows, false).await;
+        round
+    }
+
+    async fn go(&mut self, remote: &mut Remote, length: u64) {
+        let mut left = length;
+        while left > 0 && !self.diverged() {
+            let reads: Vec<Case> = (0..left.min(READS)).map(|_| read(&mut self.rng, &self.schema)).collect();
+            left -= reads.len() as u64;
+            self.reads(remote, reads).await;
+            let writes: Vec<Case> = (0..left.min(WRITES)).map(|_| write(&mut self.rng, &self.schema)).collect();
+            left -= writes.len() as u64;
+            self.writes(remote, writes, true).await;
+        }
+    }
+
+    /// After a write that did something else, all that follows would differ.
+    fn diverged(&self) -> bool {
+        self.findings.iter().any(|finding| finding.case.kind.writes() || finding.content)
+    }
+
+    fn count(&mut self, remote: &Remote, kind: Kind, verdict: &Verdict) {
+        let counts = self.report.counts.entry((kind, remote.shards)).or_default();
+        counts.total += 1;
+        match verdict {
+            Verdict::Same => counts.same += 1,
+            Verdict::Refused(code) => *counts.refused.entry(code.clone()).or_default() += 1,
+            Verdict::Different(_) => (),
+        }
+    }
+
+    async fn reads(&mut self, remote: &mut Remote, cases: Vec<Case>) {
+        let shadow = self.local.shadow(&self.schema);
+        let known = cases.into_iter().filter_map(|case| self.known(&shadow, case));
+        let cases: Vec<(Case, Outcome, Option<Outcome>)> = known.collect();
+        let statements: Vec<Statement> = cases.iter().map(|(case, ..)| case.statement()).collect();
+        let found = remote.run(&statements).await;
+        for ((case, wanted, all), found) in cases.into_iter().zip(found) {
+            let verdict = compare(&wanted, &found, &case.rule, all.as_ref());
+            self.count(remote, case.kind, &verdict);
+            if let Verdict::Different(what) = verdict {
+                let rows = self.local.dump(&self.schema);
+                self.findings.push(Finding { case, what, rows, content: false });
+            }
+        }
+    }
+
+    /// What SQLite says of a read, in the database and in its shadow alike.
+    fn known(&mut self, shadow: &Local, case: Case) -> Option<(Case, Outcome, Option<Outcome>)> {
+        match answers(&self.local, shadow, &case) {
+            Ok((wanted, all)) => Some((case, wanted, all)),
+            Err(why) => {
+                self.report.ambiguous.push(format!("{}: {why}: {}", case.kind.name(), case.inline));
+                None
+            }
+        }
+    }
+
+    async fn writes(&mut self, remote: &mut Remote, cases: Vec<Case>, counted: bool) {
+        let mut rows = self.local.dump(&self.schema);
+        let statements: Vec<Statement> = cases.iter().map(Case::statement).collect();
+        let found = remote.run(&statements).await;
+        for (case, found) in cases.into_iter().zip(found) {
+            let verdict = apply(&self.local, &case, &found);
+            if counted {
+                self.count(remote, case.kind, &verdict);
+            }
+            match verdict {
+                Verdict::Same => rows.push(case),
+                Verdict::Refused(_) => (),
+                Verdict::Different(what) => {
+                    self.findings.push(Finding { case, what, rows, content: false });
+                    return;
+                }
+            }
+        }
+        if let Some((case, what)) = content(&self.local, remote, &self.schema).await {
+            self.findings.push(Finding { case, what, rows, content: true });
+        }
+    }
+}
+
+/// SQLite's answer to a read, and the rows without LIMIT where the rule needs them.
+///
+/// # Errors
+/// When the shadow gives another one: then the statement has more than one right answer.
+pub fn answers(local: &Local, shadow: &Local, case: &Case) -> Result<(Outcome, Option<Outcome>), String> {
+    let wanted = local.run(&case.statement());
+    let all = case.rule.unlimited.as_ref().map(|sql| local.run(&Case::plain(case.kind, sql.clone()).statement()));
+    match (&wanted, shadow.run(&case.statement())) {
+        (Outcome::Failed { .. }, Outcome::Failed { .. }) => Ok((wanted, all)),
+        (_, again) => match compare(&wanted, &again, &case.rule, all.as_ref()) {
+            Verdict::Same => Ok((wanted, all)),
+            Verdict::Refused(why) | Verdict::Different(why) => Err(why),
+        },
+    }
+}
+
+/// Does on SQLite what a cluster has done, unless it refused to.
+pub fn apply(local: &Local, case: &Case, found: &Outcome) -> Verdict {
+    // What it was refused by does not depend on what SQLite would say.
+    let nothing = Outcome::Failed { code: String::new(), message: String::new() };
+    match compare(&nothing, found, &case.rule, None) {
+        refused @ Verdict::Refused(_) => refused,
+        _ => compare(&local.run(&case.statement()), found, &case.rule, None),
+    }
+}
+
+/// The first table whose content differs, as the statement that shows it.
+pub async fn content(local: &Local, remote: &mut Remote, schema: &Schema) -> Option<(Case, String)> {
+    let all = |name: &str| Case::plain(Kind::Scan, render(&format!("SELECT * FROM {name}"), &[], Binding::Inline).0);
+    let cases: Vec<Case> = schema.tables.iter().map(|table| all(&table.name)).collect();
+    let statements: Vec<Statement> = cases.iter().map(Case::statement).collect();
+    let found = remote.run(&statements).await;
+    cases.into_iter().zip(found).find_map(|(case, found)| {
+        match compare(&local.run(&case.statement()), &found, &case.rule, None) {
+            Verdict::Same => None,
+            Verdict::Refused(code) => Some((case, format!("the content of a table cannot be read: {code}"))),
+            Verdict::Different(what) => Some((case, what)),
+        }
+    })
+}

@@ -1,0 +1,177 @@
+//! Flotilla answers as one SQLite database does, or refuses by name: generated statements on clusters
+//! of 1, 2, 3 and 7 shards.
+//!
+//! `FLOTILLA_DIFFERENTIAL_SEED=7` runs others, `FLOTILLA_DIFFERENTIAL_STATEMENTS=100000` runs more. Any
+//! number, from the command line: `cargo run -p flotilla-tests --bin differential -- --seed 7`.
+
+use std::collections::BTreeMap;
+
+use flotilla_tests::differential::bugs::Bug;
+use flotilla_tests::differential::query::read;
+use flotilla_tests::differential::run::{answers, run_on};
+use flotilla_tests::differential::schema::Schema;
+use flotilla_tests::differential::write::{fill, write};
+use flotilla_tests::differential::{Case, Kind, Local, Options, Order, Outcome, Remote, Rule, run};
+use flotilla_tests::sim::random::Rng;
+
+/// Statements of the suite, each compared on every cluster.
+const STATEMENTS: u64 = 20_000;
+
+/// Seed of the suite.
+const SEED: u64 = 1;
+
+/// Of 1000 statements of a kind, how many may be refused on clusters of several shards. What SQLite
+/// takes is refused less and less: these only go down.
+const MAX_REFUSED_PERMILLE: &[(Kind, u64)] = &[
+    (Kind::Point, 0),
+    (Kind::Scan, 0),
+    (Kind::Order, 1000),
+    (Kind::Limit, 1000),
+    (Kind::Distinct, 1000),
+    (Kind::Aggregate, 1000),
+    (Kind::Group, 1000),
+    (Kind::ColocatedJoin, 1000),
+    (Kind::Join, 1000),
+    (Kind::Subquery, 1000),
+    (Kind::Cte, 1000),
+    (Kind::Recursive, 1000),
+    (Kind::Compound, 1000),
+    (Kind::Values, 400),
+    (Kind::Window, 1000),
+    (Kind::View, 1000),
+    (Kind::Invalid, 0),
+    (Kind::Insert, 400),
+    (Kind::InsertSelect, 1000),
+    (Kind::Upsert, 400),
+    (Kind::UpdatePoint, 400),
+    (Kind::Update, 1000),
+    (Kind::UpdateKey, 1000),
+    (Kind::DeletePoint, 400),
+    (Kind::Delete, 1000),
+];
+
+/// Of 1000 generated statements, how many may have more than one right answer.
+const MAX_AMBIGUOUS_PERMILLE: usize = 5;
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")))
+}
+
+/// Generated reads and writes give the same on all clusters as on SQLite, and what is refused is within
+/// its bounds.
+#[test]
+fn generated_statements_give_what_sqlite_gives() {
+    let options = Options {
+        seed: number("FLOTILLA_DIFFERENTIAL_SEED").unwrap_or(SEED),
+        statements: number("FLOTILLA_DIFFERENTIAL_STATEMENTS").unwrap_or(STATEMENTS),
+        shards: vec![1, 2, 3, 7],
+        max_failures: 4,
+    };
+    let report = run(&options);
+    println!("seed {}\n{report}", options.seed);
+    assert!(report.failures.is_empty(), "seed {}: {} differences", options.seed, report.failures.len());
+    for shards in &options.shards {
+        let compared = report.compared(*shards);
+        assert!(compared * 100 > options.statements * 95, "{compared} statements on {shards} shards");
+    }
+    assert!(report.ambiguous.len() * 1000 <= options.statements as usize * MAX_AMBIGUOUS_PERMILLE, "{report:#?}");
+    for kind in Kind::ALL {
+        let (_, bound) = MAX_REFUSED_PERMILLE.iter().find(|(of, _)| of == kind).expect("each kind has a bound");
+        let refused = report.refused_permille(*kind);
+        assert!(refused <= *bound, "{refused} of 1000 statements of the kind `{}` were refused", kind.name());
+    }
+    let on_one_shard: u64 = report
+        .counts
+        .iter()
+        .filter(|((_, shards), _)| *shards == 1)
+        .flat_map(|(_, counts)| counts.refused.values())
+        .sum();
+    assert_eq!(on_one_shard, 0, "one shard is one database: nothing is refused there");
+}
+
+/// Statements are worth comparing: all kinds come, SQLite takes nearly all, and most have rows or
+/// change some.
+#[test]
+fn generated_statements_do_something() {
+    let mut did: BTreeMap<Kind, (u32, u32, u32)> = BTreeMap::new();
+    for seed in 0..12 {
+        let mut rng = Rng::new(seed);
+        let schema = Schema::random(&mut rng, "1");
+        let local = Local::new();
+        schema.create().iter().for_each(|statement| local.setup(statement));
+        for table in &schema.tables {
+            for row in fill(&mut rng, &schema, table, 30) {
+                local.run(&row.statement());
+            }
+        }
+        for n in 0..500 {
+            let shadow = local.shadow(&schema);
+            let case = if n % 4 == 3 { write(&mut rng, &schema) } else { read(&mut rng, &schema) };
+            let (all, taken, full) = did.entry(case.kind).or_default();
+            *all += 1;
+            let outcome = match case.kind.writes() {
+                true => local.run(&case.statement()),
+                false => answers(&local, &shadow, &case)
+                    .map_or_else(|why| panic!("{why}: {}", case.inline), |(wanted, _)| wanted),
+            };
+            match outcome {
+                Outcome::Failed { message, .. } => {
+                    let conflict = message.contains("constraint failed") || message.contains("cannot store");
+                    let expected = case.kind == Kind::Invalid || (case.kind.writes() && conflict);
+                    assert!(expected, "{message}: {}", case.inline);
+                }
+                Outcome::Rows(rows) => {
+                    *taken += 1;
+                    *full += u32::from(!rows.values.is_empty());
+                }
+                Outcome::Write(result) => {
+                    *taken += 1;
+                    *full += u32::from(result.rows_affected > 0);
+                }
+            }
+        }
+    }
+    for kind in Kind::ALL.iter().filter(|kind| **kind != Kind::Invalid) {
+        let (all, taken, full) = did.get(kind).copied().unwrap_or_default();
+        println!("{:<18}{all:>6}{taken:>6}{full:>6}", kind.name());
+        assert!(all >= 30, "{kind:?} comes {all} times");
+        assert!(taken * 2 > all && full * 4 > all, "{kind:?}: {taken} of {all} taken, {full} with rows");
+    }
+}
+
+/// A statement whose rows or whose sequence SQLite leaves open is told apart from one with one answer.
+#[test]
+fn ambiguous_statements_are_noticed() {
+    let columns = "(k INTEGER, a, b)";
+    let (local, shadow) = (Local::new(), Local::new());
+    local.setup(&format!("CREATE TABLE t {columns}; INSERT INTO t VALUES (1, 1, 3), (2, 1, 4), (3, 2, 5)"));
+    shadow.setup(&format!("CREATE TABLE t {columns}; INSERT INTO t VALUES (3, 2, 5), (2, 1, 4), (1, 1, 3)"));
+    let judge = |sql: &str, order| {
+        let rule = Rule { order, ..Rule::default() };
+        answers(&local, &shadow, &Case { rule, ..Case::plain(Kind::Scan, sql.to_owned()) }).is_ok()
+    };
+    assert!(judge("SELECT * FROM t", Order::Open));
+    assert!(judge("SELECT * FROM t ORDER BY a, k", Order::Fixed));
+    assert!(!judge("SELECT * FROM t ORDER BY a", Order::Fixed));
+    assert!(!judge("SELECT * FROM t LIMIT 1", Order::Open));
+    assert!(!judge("SELECT group_concat(k) FROM t", Order::Open));
+    assert!(!judge("SELECT a, b FROM t GROUP BY a", Order::Open));
+}
+
+/// Each fault that can be put between a cluster and the comparison is noticed, and shown with a script.
+#[test]
+fn faults_on_purpose_are_noticed() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut remote = Remote::start(2).await;
+        for (bug, seed) in Bug::ALL.iter().zip(5..) {
+            remote.bug = Some(*bug);
+            let options = Options { seed, statements: 1120, shards: vec![2], max_failures: 1 };
+            let report = run_on(&mut remote, &options).await;
+            let failure = report.failures.first().unwrap_or_else(|| panic!("{bug:?} is not noticed"));
+            println!("{bug:?}: {}\n{}\n", failure.what, failure.script);
+            assert!(failure.script.contains("CREATE TABLE"), "{bug:?}: {}", failure.script);
+        }
+    });
+}
