@@ -70,9 +70,10 @@ fn types_and_names_count() {
 fn reals_are_close_only_where_the_rule_says_so() {
     let (a, b, far) = (Value::Real(0.1 + 0.2), Value::Real(0.3), Value::Real(0.300_001));
     let close = Rule { close: true, ..Rule::default() };
-    assert!(!same(&rows(&[&[a.clone()]]), &rows(&[&[b.clone()]]), &Rule::default()));
-    assert!(same(&rows(&[&[a.clone()]]), &rows(&[&[b]]), &close));
-    assert!(!same(&rows(&[&[a]]), &rows(&[&[far]]), &close));
+    let [a, b, far] = [a, b, far].map(|value| rows(&[&[value]]));
+    assert!(!same(&a, &b, &Rule::default()));
+    assert!(same(&a, &b, &close));
+    assert!(!same(&a, &far, &close));
     assert!(!same(&rows(&[&[Value::Real(0.0)]]), &rows(&[&[Value::Real(-0.0)]]), &Rule::default()));
 }
 

@@ -56,7 +56,7 @@ impl Local {
     fn attempt(&self, statement: &Statement) -> Result<Outcome, String> {
         let mut prepared = self.db.prepare(&statement.sql).map_err(|error| error.to_string())?;
         statement.params.bind(&mut prepared).map_err(|error| error.to_string())?;
-        let columns: Vec<String> = prepared.column_names().into_iter().map(str::to_owned).collect();
+        let columns: Vec<String> = prepared.column_names().map(str::to_owned).collect();
         let types = prepared.columns().map(|c| c.decl_type().unwrap_or("").to_ascii_lowercase()).collect();
         let readonly = prepared.readonly();
         let mut values = vec![];
