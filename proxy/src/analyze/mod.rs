@@ -6,8 +6,13 @@
 //! refused here; what is unclear stays unknown, and the plan decides what that means.
 
 pub mod core;
+pub mod expr;
+pub mod fold;
+pub mod from;
+pub mod grammar;
 pub mod insert;
 pub mod names;
+pub mod predicate;
 pub mod syntax;
 pub mod term;
 
@@ -15,10 +20,12 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use flotilla_shared::ids::PlacementId;
+use flotilla_shared::registry::Registry;
 
 use crate::lex::Tokens;
 use crate::mirror::{Record, Schema};
 use insert::InsertShape;
+use predicate::Predicates;
 use syntax::Syntax;
 
 /// What a statement does.
@@ -59,6 +66,7 @@ pub struct Analysis {
     pub target_resolves_conflicts: bool,
     insert: OnceLock<Option<InsertShape>>,
     syntax: OnceLock<Option<Syntax>>,
+    predicates: OnceLock<Option<Predicates>>,
 }
 
 impl Analysis {
@@ -70,6 +78,13 @@ impl Analysis {
     /// The syntax of a SELECT, UPDATE or DELETE; `sql` is the statement's own text.
     pub fn syntax(&self, sql: &str) -> Option<&Syntax> {
         self.syntax.get_or_init(|| Tokens::read(sql).ok().and_then(|tokens| Syntax::read(&tokens))).as_ref()
+    }
+
+    /// What the conditions of a SELECT, UPDATE or DELETE say; `sql` is the statement's own text, and
+    /// `registry` one of the schema version that it was prepared with.
+    pub fn predicates(&self, sql: &str, registry: &Registry) -> Option<&Predicates> {
+        let read = || Predicates::read(&Tokens::read(sql).ok()?, |name| registry.table(name));
+        self.predicates.get_or_init(read).as_ref()
     }
 
     /// Names of the tables touched, for messages.
@@ -125,6 +140,7 @@ pub fn analyze(tokens: &Tokens<'_>, mut record: Record, schema: &Schema, readonl
         placements,
         insert: OnceLock::new(),
         syntax: OnceLock::new(),
+        predicates: OnceLock::new(),
     }
 }
 

@@ -1,25 +1,22 @@
-//! Predicates and constructs of a SELECT, UPDATE or DELETE, from its syntax tree.
+//! Constructs of a SELECT, UPDATE or DELETE, from its syntax tree.
 //!
 //! Input: the tokens, respelled so that the parser cannot read them otherwise than SQLite does:
 //! identifiers quoted, parameters by number, hexadecimal numbers in decimal, `IS` spelled out.
-//! Output: [`Syntax`]. What cannot be parsed gives none, and then nothing is restricted.
-//!
-//! Only conjuncts of the top-level AND restrict, and only in the forms `column = term`,
-//! `term = column`, `column IS term` and `column IN (terms)`. The parser's operator precedence
-//! differs from SQLite's in places; each of these forms, where it appears at the top, means the same
-//! in both (a lower binding operator would stand above it, a higher one inside its operands).
+//! Output: [`Syntax`]. What cannot be parsed gives none. The parser's operator precedence differs from
+//! SQLite's in places, so nothing here depends on it; what conditions say about keys is read by
+//! [`grammar`](crate::analyze::grammar).
 
 use std::ops::ControlFlow;
 
 use flotilla_shared::value::Value;
 use sqlparser::ast::{
-    BinaryOperator, Expr, FromTable, Function, FunctionArguments, GroupByExpr, Ident, ObjectName, Query, SetExpr,
-    Statement, TableFactor, TableWithJoins, UnaryOperator, Value as Literal, visit_expressions,
+    Expr, FromTable, Function, FunctionArguments, GroupByExpr, ObjectName, Query, SetExpr, Statement, TableFactor,
+    TableWithJoins, visit_expressions,
 };
 use sqlparser::dialect::SQLiteDialect;
 use sqlparser::parser::Parser;
 
-use crate::analyze::term::{Term, hex, number};
+use crate::analyze::term::number;
 use crate::lex::{Kind, Tokens};
 
 /// Longest statement that is parsed: the parser is slower than SQLite's, and long statements are
@@ -46,22 +43,13 @@ const AGGREGATES: &[&str] = &[
     "percentile_disc",
 ];
 
-/// A column that is one of these values, if the statement's condition holds.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Pin {
-    /// The column's name as written.
-    pub column: String,
-    /// The values.
-    pub terms: Vec<Term>,
-}
-
 /// What matters of a statement's syntax.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Syntax {
     /// The one table that it is about, as named; none when there are several.
     pub table: Option<String>,
-    /// Columns fixed by its condition.
-    pub pins: Vec<Pin>,
+    /// There is a SELECT or VALUES within it, whose rows may be anywhere.
+    pub nested: bool,
     /// Constructs for which rows of several shards cannot just be put together.
     pub constructs: Vec<&'static str>,
 }
@@ -82,25 +70,22 @@ impl Syntax {
                 if update.from.is_some() {
                     syntax.constructs.push("UPDATE … FROM");
                 }
-                syntax.single_table(std::slice::from_ref(&update.table), update.selection.as_ref());
+                syntax.single_table(std::slice::from_ref(&update.table));
             }
             Statement::Delete(delete) => {
                 let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
                 if !delete.tables.is_empty() || delete.using.is_some() {
                     syntax.constructs.push("several tables");
                 }
-                syntax.single_table(from, delete.selection.as_ref());
+                syntax.single_table(from);
             }
             _ => return None,
         }
         if nested(tokens, &statement) {
             syntax.constructs.push("subquery");
-            syntax.pins.clear();
+            syntax.nested = true;
         }
         syntax.functions(&statement);
-        if syntax.table.is_none() {
-            syntax.pins.clear();
-        }
         Some(syntax)
     }
 
@@ -121,14 +106,14 @@ impl Syntax {
         note(!matches!(&select.group_by, GroupByExpr::Expressions(list, _) if list.is_empty()), "GROUP BY");
         note(select.having.is_some(), "HAVING");
         note(!select.named_window.is_empty(), "WINDOW");
-        self.single_table(&select.from, select.selection.as_ref());
+        self.single_table(&select.from);
         if query.with.is_some() {
             self.table = None;
         }
     }
 
-    fn single_table(&mut self, from: &[TableWithJoins], condition: Option<&Expr>) {
-        let [TableWithJoins { relation: TableFactor::Table { name, alias, args: None, .. }, joins }] = from else {
+    fn single_table(&mut self, from: &[TableWithJoins]) {
+        let [TableWithJoins { relation: TableFactor::Table { name, args: None, .. }, joins }] = from else {
             self.constructs.push(if from.is_empty() { "no table" } else { "join or subquery" });
             return;
         };
@@ -136,12 +121,7 @@ impl Syntax {
             self.constructs.push("join");
             return;
         }
-        let Some(table) = last_name(name) else { return };
-        let known_as = alias.as_ref().map_or_else(|| table.clone(), |alias| alias.name.value.clone());
-        self.table = Some(table);
-        if let Some(condition) = condition {
-            pins(condition, &known_as, &mut self.pins);
-        }
+        self.table = last_name(name);
     }
 
     fn functions(&mut self, statement: &Statement) {
@@ -176,64 +156,6 @@ fn is_aggregate(function: &Function) -> bool {
 
 fn last_name(name: &ObjectName) -> Option<String> {
     name.0.last()?.as_ident().map(|ident| ident.value.clone())
-}
-
-/// Collects what the conjuncts of `condition` fix of the table known as `table`.
-fn pins(condition: &Expr, table: &str, out: &mut Vec<Pin>) {
-    let mut pin = |column: Option<String>, terms: Option<Vec<Term>>| {
-        if let (Some(column), Some(terms)) = (column, terms) {
-            out.push(Pin { column, terms });
-        }
-    };
-    match condition {
-        Expr::Nested(inner) => pins(inner, table, out),
-        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
-            pins(left, table, out);
-            pins(right, table, out);
-        }
-        Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
-            pin(column(left, table), term(right).map(|term| vec![term]));
-            pin(column(right, table), term(left).map(|term| vec![term]));
-        }
-        Expr::IsNotDistinctFrom(left, right) => pin(column(left, table), term(right).map(|term| vec![term])),
-        Expr::InList { expr, list, negated: false } => pin(column(expr, table), list.iter().map(term).collect()),
-        _ => (),
-    }
-}
-
-/// The column that an expression is, if it is one of the table.
-fn column(expr: &Expr, table: &str) -> Option<String> {
-    match expr {
-        Expr::Nested(inner) => column(inner, table),
-        Expr::Identifier(ident) => Some(ident.value.clone()),
-        Expr::CompoundIdentifier(parts) => match &parts[..] {
-            [.., of, Ident { value, .. }] if of.value.eq_ignore_ascii_case(table) => Some(value.clone()),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn term(expr: &Expr) -> Option<Term> {
-    let literal = |expr: &Expr| match expr {
-        Expr::Value(value) => Some(value.value.clone()),
-        _ => None,
-    };
-    Some(Term::Value(match expr {
-        Expr::Nested(inner) => return term(inner),
-        Expr::UnaryOp { op: op @ (UnaryOperator::Minus | UnaryOperator::Plus), expr } => match literal(expr)? {
-            Literal::Number(text, _) => number(&text, *op == UnaryOperator::Minus)?,
-            _ => return None,
-        },
-        expr => match literal(expr)? {
-            Literal::Placeholder(text) => return text.strip_prefix('?')?.parse().ok().map(Term::Param),
-            Literal::Number(text, _) => number(&text, false)?,
-            Literal::SingleQuotedString(text) => Value::Text(text),
-            Literal::HexStringLiteral(digits) => Value::Blob(hex(&digits)?),
-            Literal::Null => Value::Null,
-            _ => return None,
-        },
-    }))
 }
 
 /// Words of SQLite's grammar that shape a SELECT, UPDATE or DELETE. All others are names there.

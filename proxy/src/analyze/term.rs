@@ -1,11 +1,11 @@
-//! Values that a statement names for a key: literals and parameters, and nothing that would have to
-//! be computed.
+//! Values that a statement names for a key: literals, parameters, and what is computed from them.
 
 use std::cell::OnceCell;
 
 use flotilla_shared::value::Value;
 use rusqlite::Connection;
 
+use crate::analyze::fold::Computed;
 use crate::lex::{Kind, Tokens};
 
 /// A value that is known when the arguments are.
@@ -15,6 +15,8 @@ pub enum Term {
     Value(Value),
     /// A parameter, by its number from 1.
     Param(usize),
+    /// An expression over parameters.
+    Computed(Box<Computed>),
 }
 
 impl Term {

@@ -156,6 +156,9 @@ impl Proxy {
             }
             let keys = self.assign_keys(&ready, &statement.params, id, None, options).await?;
             let plan = plan::plan(input(&ready, &statement.params, &keys, options), &ready.registry);
+            if plan == Plan::Local {
+                return self.run_local(&ready, &statement.params, options).await;
+            }
             self.metrics.planned(plan.class());
             self.check_rewritten(&ready, &plan)?;
             let attempt = if collisions == 0 { id } else { id.part(COLLISION_PART + collisions) };

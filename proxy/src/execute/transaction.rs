@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, RequestId, SchemaVersion};
-use flotilla_shared::registry::{HOME_SHARD, SlotSet};
-use flotilla_shared::wire::{Claim, Route, Statement, StatementResult, Write};
+use flotilla_shared::registry::HOME_SHARD;
+use flotilla_shared::wire::{Route, Statement, StatementResult, Write};
 
 use crate::Proxy;
 use crate::analyze::Verb;
 use crate::execute::send::{self, Job};
 use crate::execute::{COLLISION_PART, FIRST_PAUSE, MAX_KEY_COLLISIONS, Options, Ready, input};
+use crate::plan::keys::{claim_all, merge_claims};
 use crate::plan::{self, Part, Plan};
 use crate::respond::Output;
 
@@ -116,6 +117,7 @@ impl Proxy {
             self.check_rewritten(&one, &plan)?;
             let part = match plan {
                 Plan::One(part) => part,
+                Plan::Local => finds_nothing(&one, shard).ok_or_else(|| at(n, across("its table is elsewhere".to_owned())))?,
                 Plan::Refused(error) => return Err(at(n, error)),
                 _ => return Err(at(n, across("it reaches several shards".to_owned()))),
             };
@@ -138,7 +140,7 @@ impl Proxy {
             }
         }
         planned.shard = shard.unwrap_or(HOME_SHARD);
-        planned.write.route = options.shard.is_none().then(|| Route { schema, claims: merge(claims) });
+        planned.write.route = options.shard.is_none().then(|| Route { schema, claims: merge_claims(claims) });
         Ok(planned)
     }
 
@@ -180,24 +182,16 @@ fn as_written(shard: GroupId) -> Part {
     Part { shard, claims: vec![], statement: None, guard: None, last_row: true }
 }
 
-/// One claim per placement: all that any of them needs.
-fn merge(claims: Vec<Claim>) -> Vec<Claim> {
-    let mut merged: Vec<Claim> = Vec::new();
-    for claim in claims {
-        match merged.iter_mut().find(|known| known.placement == claim.placement) {
-            Some(known) => known.slots = union(known.slots.take(), claim.slots),
-            None => merged.push(claim),
+/// Where a read that can find no row runs: on the transaction's shard, if that has the table.
+fn finds_nothing(one: &Ready, shard: Option<GroupId>) -> Option<Part> {
+    let placement = one.registry.placements.get(one.prepared.analysis.placements.first()?)?;
+    match shard {
+        Some(known) => placement.shards.contains(&known).then(|| as_written(known)),
+        None => {
+            let owner = placement.owners().next()?;
+            Some(Part { claims: vec![claim_all(placement, owner)], ..as_written(owner) })
         }
     }
-    merged
-}
-
-fn union(a: Option<SlotSet>, b: Option<SlotSet>) -> Option<SlotSet> {
-    let slots = |set: SlotSet| {
-        let ranges: Vec<_> = set.ranges().to_vec();
-        ranges.into_iter().flat_map(|range| (range.first.0..=range.last.0).map(flotilla_shared::ids::Slot))
-    };
-    Some(slots(a?).chain(slots(b?)).collect())
 }
 
 fn across(why: String) -> Error {

@@ -5,54 +5,15 @@ use std::collections::BTreeMap;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, Slot};
 use flotilla_shared::registry::{Placement, SlotSet, Table};
-use flotilla_shared::slot::{KeyColumn, slot_of};
+use flotilla_shared::slot::KeyColumn;
 use flotilla_shared::value::{Params, Value};
 use flotilla_shared::wire::Claim;
 
-use crate::analyze::syntax::Pin;
 use crate::analyze::term::Term;
 use crate::mirror::Prepared;
 
 /// Keys that one statement may name: beyond it, asking every shard is no dearer.
 pub const MAX_KEYS: usize = 1000;
-
-/// The slots that a condition leaves, or `None` when it leaves all.
-pub fn pinned_slots(
-    table: &Table,
-    pins: &[Pin],
-    placement: &Placement,
-    prepared: &Prepared,
-    params: &Params,
-) -> Option<Vec<Slot>> {
-    let mut keys: Vec<Vec<Value>> = vec![Vec::with_capacity(table.key.len())];
-    for index in &table.key {
-        let values = column_values(table, *index, pins, prepared, params)?;
-        if keys.len().saturating_mul(values.len()) > MAX_KEYS {
-            return None;
-        }
-        keys = keys
-            .iter()
-            .flat_map(|key| values.iter().map(|value| [key.as_slice(), std::slice::from_ref(value)].concat()))
-            .collect();
-    }
-    let columns = key_columns(table);
-    let mut slots: Vec<Slot> = keys.iter().map(|key| slot_of(&columns, key, placement.slots)).collect();
-    slots.sort_unstable();
-    slots.dedup();
-    Some(slots)
-}
-
-/// The fewest values to which a pin fixes a column.
-fn column_values(
-    table: &Table,
-    index: usize,
-    pins: &[Pin],
-    prepared: &Prepared,
-    params: &Params,
-) -> Option<Vec<Value>> {
-    let best = pins.iter().filter(|pin| is_column(table, index, &pin.column)).min_by_key(|pin| pin.terms.len())?;
-    best.terms.iter().map(|term| resolve(term, prepared, params).cloned()).collect()
-}
 
 /// Does `name` mean column `index`? The rowid has names of its own unless a column takes them.
 pub fn is_column(table: &Table, index: usize, name: &str) -> bool {
@@ -65,11 +26,12 @@ pub fn is_column(table: &Table, index: usize, name: &str) -> bool {
     }
 }
 
-/// The value of a term.
+/// The value of a term; none for one that must be computed.
 pub fn resolve<'a>(term: &'a Term, prepared: &Prepared, params: &'a Params) -> Option<&'a Value> {
     match term {
         Term::Value(value) => Some(value),
         Term::Param(index) => prepared.arg(params, *index),
+        Term::Computed(_) => None,
     }
 }
 
@@ -112,6 +74,26 @@ pub fn claim_slots(placement: &Placement, shard: GroupId, slots: impl IntoIterat
 /// A claim of all that the shard owns.
 pub fn claim_all(placement: &Placement, shard: GroupId) -> Claim {
     Claim { placement: placement.id, epoch: placement.epoch(shard), slots: None }
+}
+
+/// One claim per placement: all that any of them needs.
+pub fn merge_claims(claims: Vec<Claim>) -> Vec<Claim> {
+    let mut merged: Vec<Claim> = Vec::new();
+    for claim in claims {
+        match merged.iter_mut().find(|known| known.placement == claim.placement) {
+            Some(known) => known.slots = union(known.slots.take(), claim.slots),
+            None => merged.push(claim),
+        }
+    }
+    merged
+}
+
+fn union(a: Option<SlotSet>, b: Option<SlotSet>) -> Option<SlotSet> {
+    let slots = |set: SlotSet| {
+        let ranges: Vec<_> = set.ranges().to_vec();
+        ranges.into_iter().flat_map(|range| (range.first.0..=range.last.0).map(Slot))
+    };
+    Some(slots(a?).chain(slots(b?)).collect())
 }
 
 /// The map at hand is too old.

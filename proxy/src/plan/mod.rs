@@ -11,6 +11,7 @@
 
 pub mod keys;
 pub mod read;
+pub mod route;
 pub mod shape;
 pub mod split;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use crate::mirror::{Mirror, Prepared};
 use keys::{by_owner, claim_all, claim_slots, sole_owner, stale};
 use read::{Merge, plan_select};
 pub use write::{missing_keys, row_owner};
+use route::Keys;
 use write::{plan_change, plan_insert, with_keys};
 
 /// What one shard does.
@@ -59,7 +61,7 @@ pub enum Plan {
     All(Vec<Part>),
     /// On several shards, and then in the proxy's own SQLite.
     Merge(Box<Merge>),
-    /// Nowhere: the mirror answers it.
+    /// Nowhere: the mirror answers it, because it asks for the schema or can find no row.
     Local,
     /// Not at all.
     Refused(Error),
@@ -198,6 +200,13 @@ fn as_written(shard: GroupId, claim: Claim) -> Part {
 
 fn one_or(mut parts: Vec<Part>, several: impl FnOnce(Vec<Part>) -> Result<Plan, Error>) -> Result<Plan, Error> {
     if parts.len() == 1 { Ok(Plan::One(parts.remove(0))) } else { several(parts) }
+}
+
+/// The slots of the statement's first source, which is `table`.
+fn first_slots(input: Input<'_>, registry: &Registry, table: &Table, placement: &Placement) -> Keys {
+    let predicates = input.prepared.analysis.predicates(&input.prepared.sql, registry);
+    predicates
+        .map_or(Keys::All, |predicates| route::slots(0, predicates, table, placement, input.prepared, input.params))
 }
 
 /// One part per owner of the slots. No key at all (`IN ()`) matches no row anywhere, so any owner

@@ -7,9 +7,10 @@
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::PlacementId;
 use flotilla_shared::registry::{Placement, Registry, SchemaObject};
-use flotilla_shared::wire::Statement;
+use flotilla_shared::wire::{Claim, Statement};
 
-use super::keys::{claim_all, pinned_slots, stale};
+use super::keys::{by_owner, claim_all, claim_slots, merge_claims, sole_owner, stale};
+use super::route::{Keys, slots};
 use super::shape::gather::Gather;
 use super::shape::{PARTS, Shape, TwoPhase, Why};
 use super::{Input, Part, Plan, as_written, one_or, pinned_parts, placement};
@@ -54,10 +55,12 @@ pub struct Pull {
 /// # Errors
 /// When the registry is too old.
 pub fn plan_select(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
-    let pinned = pinned(input, registry)?;
-    if let Some([only]) = pinned.as_deref() {
-        return Ok(Plan::One(only.clone()));
-    }
+    let pinned = match pinned(input, registry)? {
+        Pinned::Nothing => return Ok(Plan::Local),
+        Pinned::Parts(mut parts) if parts.len() == 1 => return Ok(Plan::One(parts.remove(0))),
+        Pinned::Parts(parts) => Some(parts),
+        Pinned::Free => None,
+    };
     match input.mirror.shape(input.prepared) {
         Shape::Concat { placement } => Ok(match pinned {
             Some(parts) => Plan::Some(parts),
@@ -75,17 +78,68 @@ pub fn plan_select(input: Input<'_>, registry: &Registry) -> Result<Plan, Error>
     }
 }
 
-/// The parts that a fixed key leaves of a statement about one table.
-fn pinned(input: Input<'_>, registry: &Registry) -> Result<Option<Vec<Part>>, Error> {
+/// What the keys leave of a statement that draws all its rows from the tables of its own FROM.
+enum Pinned {
+    /// No row at all.
+    Nothing,
+    /// Its rows are on these shards.
+    Parts(Vec<Part>),
+    /// Nothing is known.
+    Free,
+}
+
+fn pinned(input: Input<'_>, registry: &Registry) -> Result<Pinned, Error> {
     let analysis = &input.prepared.analysis;
-    if analysis.view.is_some() || analysis.touched.len() != 1 {
-        return Ok(None);
+    let predicates = match analysis.syntax(&input.prepared.sql) {
+        Some(syntax) if analysis.view.is_none() && !syntax.nested => {
+            analysis.predicates(&input.prepared.sql, registry)
+        }
+        _ => None,
+    };
+    let Some(predicates) = predicates else { return Ok(Pinned::Free) };
+    let mut sources = Vec::with_capacity(predicates.sources.len());
+    for (index, source) in predicates.sources.iter().enumerate() {
+        let Some(table) = source.table.as_deref().and_then(|name| registry.table(name)) else {
+            return Ok(Pinned::Free);
+        };
+        let placement = placement(registry, table)?;
+        sources.push((placement, slots(index, predicates, table, placement, input.prepared, input.params)));
     }
-    let Some(syntax) = analysis.syntax(&input.prepared.sql) else { return Ok(None) };
-    let Some(table) = syntax.table.as_deref().and_then(|name| registry.table(name)) else { return Ok(None) };
-    let placement = placement(registry, table)?;
-    let slots = pinned_slots(table, &syntax.pins, placement, input.prepared, input.params);
-    slots.map(|slots| pinned_parts(placement, &slots)).transpose()
+    match &sources[..] {
+        [] => Ok(Pinned::Free),
+        // Nothing to join with: over empty tables the statement gives the same, aggregates included.
+        [(_, Keys::None), ..] => Ok(Pinned::Nothing),
+        [(placement, Keys::Some(slots))] => Ok(Pinned::Parts(pinned_parts(placement, slots)?)),
+        _ => joined(&sources),
+    }
+}
+
+/// A join goes to one shard as written when that shard has all rows of each table that matter.
+fn joined(sources: &[(&Placement, Keys)]) -> Result<Pinned, Error> {
+    let mut only = None;
+    let mut claims: Vec<Claim> = Vec::with_capacity(sources.len());
+    for (placement, keys) in sources {
+        let owner = match keys {
+            Keys::Some(slots) => {
+                let owners = by_owner(placement, slots)?;
+                if owners.len() > 1 { None } else { owners.into_keys().next() }
+            }
+            Keys::All => sole_owner(placement),
+            // Wherever it is empty, as long as it is there.
+            Keys::None => only.filter(|shard| placement.shards.contains(shard)),
+        };
+        let Some(owner) = owner.filter(|owner| only.is_none_or(|known| known == *owner)) else {
+            return Ok(Pinned::Free);
+        };
+        only = Some(owner);
+        match keys {
+            Keys::Some(slots) => claims.push(claim_slots(placement, owner, slots.iter().copied())),
+            Keys::All => claims.push(claim_all(placement, owner)),
+            Keys::None => (),
+        }
+    }
+    let part = |shard| Part { shard, claims: merge_claims(claims), statement: None, guard: None, last_row: true };
+    Ok(only.map_or(Pinned::Free, |shard| Pinned::Parts(vec![part(shard)])))
 }
 
 fn known(registry: &Registry, id: PlacementId) -> Result<&Placement, Error> {

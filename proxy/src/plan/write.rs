@@ -12,9 +12,10 @@ use flotilla_shared::slot::slot_of;
 use flotilla_shared::value::Value;
 use flotilla_shared::wire::Statement;
 
-use super::keys::{by_owner, claim_all, claim_slots, is_column, key_columns, pinned_slots, resolve};
+use super::keys::{by_owner, claim_all, claim_slots, is_column, key_columns, resolve};
+use super::route::Keys;
 use super::split::{Assigned, KeyPlace, key_guard, rewrite};
-use super::{Input, Part, Plan, as_written, one_or, pinned_parts, placement};
+use super::{Input, Part, Plan, as_written, first_slots, one_or, pinned_parts, placement};
 use crate::analyze::Verb;
 use crate::analyze::insert::InsertShape;
 
@@ -91,10 +92,11 @@ pub(super) fn plan_change(input: Input<'_>, registry: &Registry) -> Result<Plan,
     if let [first, ..] = syntax.constructs[..] {
         return Err(unroutable(format!("the statement changes {} by {first}", table.name)));
     }
-    let slots = pinned_slots(table, &syntax.pins, placement, input.prepared, input.params);
-    let (parts, all) = match &slots {
-        Some(slots) => (pinned_parts(placement, slots)?, false),
-        None => (placement.owners().map(|shard| as_written(shard, claim_all(placement, shard))).collect(), true),
+    let (parts, all) = match first_slots(input, registry, table, placement) {
+        // Any owner finds no row.
+        Keys::None => (pinned_parts(placement, &[])?, false),
+        Keys::Some(slots) => (pinned_parts(placement, &slots)?, false),
+        Keys::All => (placement.owners().map(|shard| as_written(shard, claim_all(placement, shard))).collect(), true),
     };
     one_or(parts, |parts| match (input.allow_partial, all) {
         (false, _) => Err(across_shards(parts.len(), table, "the statement would change")),
