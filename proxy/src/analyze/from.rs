@@ -192,8 +192,29 @@ impl Reader<'_, '_> {
 
     fn alias(&mut self) -> Option<Option<String>> {
         const NO_ALIAS: &[&str] = &[
-            "CROSS", "EXCEPT", "FROM", "FULL", "GROUP", "HAVING", "INDEXED", "INNER", "INTERSECT", "JOIN", "LEFT",
-            "LIMIT", "NATURAL", "NOT", "ON", "ORDER", "OUTER", "RETURNING", "RIGHT", "SET", "UNION", "USING", "WHERE",
+            "CROSS",
+            "EXCEPT",
+            "FROM",
+            "FULL",
+            "GROUP",
+            "HAVING",
+            "INDEXED",
+            "INNER",
+            "INTERSECT",
+            "JOIN",
+            "LEFT",
+            "LIMIT",
+            "NATURAL",
+            "NOT",
+            "ON",
+            "ORDER",
+            "OUTER",
+            "RETURNING",
+            "RIGHT",
+            "SET",
+            "UNION",
+            "USING",
+            "WHERE",
         ];
         if self.word(0, "WINDOW") {
             // It may be a name or a clause; who calls a table so gets no restriction.

@@ -122,9 +122,7 @@ impl Parser<'_, '_> {
             Kind::Word if is(&["AND"]) => Some(AND),
             Kind::Word if is(&["NOT"]) => Some(NOT),
             Kind::Word if is(&["COLLATE"]) => Some(COLLATE),
-            Kind::Word
-                if is(&["IS", "IN", "LIKE", "GLOB", "MATCH", "REGEXP", "BETWEEN", "ISNULL", "NOTNULL"]) =>
-            {
+            Kind::Word if is(&["IS", "IN", "LIKE", "GLOB", "MATCH", "REGEXP", "BETWEEN", "ISNULL", "NOTNULL"]) => {
                 Some(EQUAL)
             }
             _ => None,

@@ -117,7 +117,9 @@ impl Proxy {
             self.check_rewritten(&one, &plan)?;
             let part = match plan {
                 Plan::One(part) => part,
-                Plan::Local => finds_nothing(&one, shard).ok_or_else(|| at(n, across("its table is elsewhere".to_owned())))?,
+                Plan::Local => {
+                    finds_nothing(&one, shard).ok_or_else(|| at(n, across("its table is elsewhere".to_owned())))?
+                }
                 Plan::Refused(error) => return Err(at(n, error)),
                 _ => return Err(at(n, across("it reaches several shards".to_owned()))),
             };

@@ -31,8 +31,8 @@ use crate::analyze::Verb;
 use crate::mirror::{Mirror, Prepared};
 use keys::{by_owner, claim_all, claim_slots, sole_owner, stale};
 use read::{Merge, plan_select};
-pub use write::{missing_keys, row_owner};
 use route::Keys;
+pub use write::{missing_keys, row_owner};
 use write::{plan_change, plan_insert, with_keys};
 
 /// What one shard does.

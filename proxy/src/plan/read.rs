@@ -91,9 +91,7 @@ enum Pinned {
 fn pinned(input: Input<'_>, registry: &Registry) -> Result<Pinned, Error> {
     let analysis = &input.prepared.analysis;
     let predicates = match analysis.syntax(&input.prepared.sql) {
-        Some(syntax) if analysis.view.is_none() && !syntax.nested => {
-            analysis.predicates(&input.prepared.sql, registry)
-        }
+        Some(syntax) if analysis.view.is_none() && !syntax.nested => analysis.predicates(&input.prepared.sql, registry),
         _ => None,
     };
     let Some(predicates) = predicates else { return Ok(Pinned::Free) };

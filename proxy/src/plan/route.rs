@@ -109,7 +109,11 @@ impl<'a> Class<'a> {
         self.values = Some(match self.values.take() {
             None => list,
             Some(old) if old.len().saturating_mul(list.len()) > MAX_COMPARISONS => {
-                if old.len() < list.len() { old } else { list }
+                if old.len() < list.len() {
+                    old
+                } else {
+                    list
+                }
             }
             Some(mut old) => {
                 old.retain(|value| list.iter().any(|other| order(self.compare, value, other).is_eq()));
@@ -294,9 +298,7 @@ impl<'a> Router<'a> {
 
     fn value(&self, term: &'a Term) -> Option<Cow<'a, Value>> {
         match term {
-            Term::Computed(computed) => {
-                computed.value(|index| self.prepared.arg(self.params, index)).map(Cow::Owned)
-            }
+            Term::Computed(computed) => computed.value(|index| self.prepared.arg(self.params, index)).map(Cow::Owned),
             plain => resolve(plain, self.prepared, self.params).map(Cow::Borrowed),
         }
     }

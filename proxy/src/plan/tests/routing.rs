@@ -374,3 +374,35 @@ fn bounded() {
     check(&bench, &sql, &Params::default(), "u=1|2");
     assert!(start.elapsed().as_millis() < 1000, "{:?}", start.elapsed());
 }
+
+/// A join whose tables are all fixed to one shard goes there as written, and relies on the slots of
+/// each placement; any other does not.
+#[test]
+fn joins_go_to_one_shard() {
+    let bench = Bench::new();
+    let home = bench.shard("SELECT * FROM orders WHERE o_id = 7", &[]);
+    for sql in [
+        "SELECT * FROM orders JOIN items USING (o_id) WHERE o_id = 7",
+        "SELECT total, count(*) FROM orders o LEFT JOIN items i ON i.o_id = o.o_id WHERE o.o_id = 7 GROUP BY total",
+        "SELECT * FROM orders a, orders b, items WHERE a.o_id = b.o_id AND b.o_id = items.o_id AND items.o_id = 7",
+    ] {
+        assert_eq!(bench.plan(sql, &[]), format!("one {home} [placement 3: 1 slots]"), "{sql}");
+    }
+    let other = "SELECT * FROM orders o, users u WHERE o.o_id = 7 AND u.id = ?";
+    let plans: Vec<String> = (0..40).map(|id| bench.plan(other, &[int(id)])).collect();
+    assert!(plans.contains(&format!("one {home} [placement 3: 1 slots] [placement 1: 1 slots]")), "{plans:?}");
+    assert!(plans.iter().any(|plan| !plan.starts_with("one")), "{plans:?}");
+    for sql in [
+        "SELECT * FROM orders, items WHERE orders.o_id = 7",
+        "SELECT * FROM orders LEFT JOIN items USING (o_id) WHERE items.o_id IS 7",
+        "SELECT * FROM orders WHERE o_id = 7 AND total IN (SELECT price FROM items)",
+    ] {
+        assert!(!bench.plan(sql, &[]).starts_with("one"), "{sql}");
+    }
+    for sql in [
+        "SELECT * FROM orders JOIN items USING (o_id) WHERE o_id = 7 AND items.o_id = 8",
+        "SELECT count(*), max(total) FROM orders, items WHERE total = NULL",
+    ] {
+        assert_eq!(bench.plan(sql, &[]), "local", "{sql}");
+    }
+}
