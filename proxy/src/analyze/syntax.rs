@@ -48,7 +48,7 @@ const AGGREGATES: &[&str] = &[
 pub struct Syntax {
     /// The one table that it is about, as named; none when there are several.
     pub table: Option<String>,
-    /// There is a SELECT or VALUES within it, whose rows may be anywhere.
+    /// There is a SELECT or an `IN table` within it, whose rows may be anywhere.
     pub nested: bool,
     /// Constructs for which rows of several shards cannot just be put together.
     pub constructs: Vec<&'static str>,
@@ -140,10 +140,11 @@ impl Syntax {
     }
 }
 
-/// Is there a SELECT or VALUES besides the statement's own?
+/// Is there a SELECT besides the statement's own, or an `IN table`? A VALUES reads no rows.
 fn nested(tokens: &Tokens<'_>, statement: &Statement) -> bool {
     let own = usize::from(matches!(statement, Statement::Query(_)));
-    tokens.count_word("SELECT") > own || tokens.has_word("VALUES")
+    let in_table = |index| tokens.is_word(index, "IN") && !tokens.is_mark(index + 1, "(");
+    tokens.count_word("SELECT") > own || (0..tokens.list.len()).any(in_table)
 }
 
 fn is_aggregate(function: &Function) -> bool {

@@ -6,7 +6,7 @@
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::PlacementId;
-use flotilla_shared::registry::{Placement, Registry, SchemaObject};
+use flotilla_shared::registry::{Placement, Registry, SchemaObject, Table};
 use flotilla_shared::wire::{Claim, Statement};
 
 use super::keys::{by_owner, claim_all, claim_slots, merge_claims, sole_owner, stale};
@@ -55,12 +55,16 @@ pub struct Pull {
 /// # Errors
 /// When the registry is too old.
 pub fn plan_select(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
-    let pinned = match pinned(input, registry)? {
-        Pinned::Nothing => return Ok(Plan::Local),
-        Pinned::Parts(mut parts) if parts.len() == 1 => return Ok(Plan::One(parts.remove(0))),
-        Pinned::Parts(parts) => Some(parts),
-        Pinned::Free => None,
-    };
+    let reaches = reaches(input, registry)?;
+    // The first source is never the right side of a LEFT JOIN: without rows of it there are none. Over
+    // empty tables the statement gives the same, a row of aggregates included.
+    if matches!(reaches.first(), Some(Reach { keys: Keys::None, .. })) {
+        return Ok(Plan::Local);
+    }
+    let pinned = pinned(&reaches)?;
+    if let Some([only]) = pinned.as_deref() {
+        return Ok(Plan::One(only.clone()));
+    }
     match input.mirror.shape(input.prepared) {
         Shape::Concat { placement } => Ok(match pinned {
             Some(parts) => Plan::Some(parts),
@@ -74,49 +78,49 @@ pub fn plan_select(input: Input<'_>, registry: &Registry) -> Result<Plan, Error>
             Err(Error::new(Code::Unroutable, "sqlite_sequence tells of one shard alone")
                 .hint("read it in a statement of its own"))
         }
-        Shape::Gather(gather) => Ok(Plan::Merge(Box::new(gathered(input, registry, gather)?))),
+        Shape::Gather(gather) => Ok(Plan::Merge(Box::new(gathered(input, registry, gather, &reaches)?))),
     }
 }
 
-/// What the keys leave of a statement that draws all its rows from the tables of its own FROM.
-enum Pinned {
-    /// No row at all.
-    Nothing,
-    /// Its rows are on these shards.
-    Parts(Vec<Part>),
-    /// Nothing is known.
-    Free,
+/// A table of the statement's FROM, and where those of its rows are that matter.
+struct Reach<'a> {
+    table: &'a Table,
+    placement: &'a Placement,
+    keys: Keys,
 }
 
-fn pinned(input: Input<'_>, registry: &Registry) -> Result<Pinned, Error> {
+/// All sources of a statement that draws its rows from nothing but tables of its own FROM; none of
+/// any other statement.
+fn reaches<'a>(input: Input<'_>, registry: &'a Registry) -> Result<Vec<Reach<'a>>, Error> {
     let analysis = &input.prepared.analysis;
     let predicates = match analysis.syntax(&input.prepared.sql) {
         Some(syntax) if analysis.view.is_none() && !syntax.nested => analysis.predicates(&input.prepared.sql, registry),
         _ => None,
     };
-    let Some(predicates) = predicates else { return Ok(Pinned::Free) };
-    let mut sources = Vec::with_capacity(predicates.sources.len());
+    let Some(predicates) = predicates else { return Ok(vec![]) };
+    let mut reaches = Vec::with_capacity(predicates.sources.len());
     for (index, source) in predicates.sources.iter().enumerate() {
-        let Some(table) = source.table.as_deref().and_then(|name| registry.table(name)) else {
-            return Ok(Pinned::Free);
-        };
+        let Some(table) = source.table.as_deref().and_then(|name| registry.table(name)) else { return Ok(vec![]) };
         let placement = placement(registry, table)?;
-        sources.push((placement, slots(index, predicates, table, placement, input.prepared, input.params)));
+        let keys = slots(index, predicates, table, placement, input.prepared, input.params);
+        reaches.push(Reach { table, placement, keys });
     }
-    match &sources[..] {
-        [] => Ok(Pinned::Free),
-        // Nothing to join with: over empty tables the statement gives the same, aggregates included.
-        [(_, Keys::None), ..] => Ok(Pinned::Nothing),
-        [(placement, Keys::Some(slots))] => Ok(Pinned::Parts(pinned_parts(placement, slots)?)),
-        _ => joined(&sources),
-    }
+    let is_source = |name: &str| reaches.iter().any(|reach| reach.table.name.eq_ignore_ascii_case(name));
+    let complete = analysis.touched.iter().all(|(name, _)| is_source(name));
+    Ok(if complete { reaches } else { vec![] })
 }
 
-/// A join goes to one shard as written when that shard has all rows of each table that matter.
-fn joined(sources: &[(&Placement, Keys)]) -> Result<Pinned, Error> {
+/// The shards that have all rows that matter: those of the keys of a single table, or one for a join.
+fn pinned(reaches: &[Reach<'_>]) -> Result<Option<Vec<Part>>, Error> {
+    if let [Reach { placement, keys, .. }] = reaches {
+        return match keys {
+            Keys::Some(slots) => pinned_parts(placement, slots).map(Some),
+            _ => Ok(None),
+        };
+    }
     let mut only = None;
-    let mut claims: Vec<Claim> = Vec::with_capacity(sources.len());
-    for (placement, keys) in sources {
+    let mut claims: Vec<Claim> = Vec::with_capacity(reaches.len());
+    for Reach { placement, keys, .. } in reaches {
         let owner = match keys {
             Keys::Some(slots) => {
                 let owners = by_owner(placement, slots)?;
@@ -126,9 +130,7 @@ fn joined(sources: &[(&Placement, Keys)]) -> Result<Pinned, Error> {
             // Wherever it is empty, as long as it is there.
             Keys::None => only.filter(|shard| placement.shards.contains(shard)),
         };
-        let Some(owner) = owner.filter(|owner| only.is_none_or(|known| known == *owner)) else {
-            return Ok(Pinned::Free);
-        };
+        let Some(owner) = owner.filter(|owner| only.is_none_or(|known| known == *owner)) else { return Ok(None) };
         only = Some(owner);
         match keys {
             Keys::Some(slots) => claims.push(claim_slots(placement, owner, slots.iter().copied())),
@@ -137,7 +139,24 @@ fn joined(sources: &[(&Placement, Keys)]) -> Result<Pinned, Error> {
         }
     }
     let part = |shard| Part { shard, claims: merge_claims(claims), statement: None, guard: None, last_row: true };
-    Ok(only.map_or(Pinned::Free, |shard| Pinned::Parts(vec![part(shard)])))
+    Ok(only.map(|shard| vec![part(shard)]))
+}
+
+/// The shards that have rows of `table` that matter. Each claims all that it owns: what it sends beyond
+/// its keys must not come from another shard as well.
+fn table_parts(registry: &Registry, table: &Table, reaches: &[Reach<'_>]) -> Result<Vec<Part>, Error> {
+    let own = reaches.iter().filter(|reach| reach.table.name == table.name);
+    let keys = own.map(|reach| reach.keys.clone()).reduce(Keys::or).unwrap_or(Keys::All);
+    let mut parts = all_parts(registry, table.placement)?;
+    match keys {
+        Keys::All => (),
+        Keys::Some(slots) => {
+            let owners = by_owner(known(registry, table.placement)?, &slots)?;
+            parts.retain(|part| owners.contains_key(&part.shard));
+        }
+        Keys::None => parts.truncate(1),
+    }
+    Ok(parts)
 }
 
 fn known(registry: &Registry, id: PlacementId) -> Result<&Placement, Error> {
@@ -183,7 +202,7 @@ fn two_phases(input: Input<'_>, phases: &TwoPhase, parts: Vec<Part>) -> Result<M
     })
 }
 
-fn gathered(input: Input<'_>, registry: &Registry, gather: &Gather) -> Result<Merge, Error> {
+fn gathered(input: Input<'_>, registry: &Registry, gather: &Gather, reaches: &[Reach<'_>]) -> Result<Merge, Error> {
     let mut merge = Merge {
         setup: gather.tables.iter().map(|table| table.create.clone()).collect(),
         pulls: Vec::with_capacity(gather.tables.len()),
@@ -205,7 +224,7 @@ fn gathered(input: Input<'_>, registry: &Registry, gather: &Gather) -> Result<Me
         merge.pulls.push(Pull {
             table: table.name.clone(),
             insert: insert(&super::split::quote(&table.name), Some(&pulled.columns), pulled.columns.len()),
-            parts: with_statement(all_parts(registry, table.placement)?, &select),
+            parts: with_statement(table_parts(registry, table, reaches)?, &select),
         });
         if pulled.filtered {
             merge.pushed = "columns and conditions";

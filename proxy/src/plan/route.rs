@@ -39,7 +39,8 @@ pub enum Keys {
 }
 
 impl Keys {
-    fn or(self, other: Self) -> Self {
+    /// Where rows of either can be.
+    pub fn or(self, other: Self) -> Self {
         match (self, other) {
             (Self::All, _) | (_, Self::All) => Self::All,
             (Self::None, keys) | (keys, Self::None) => keys,

@@ -33,7 +33,8 @@ const DDL: &str = "
     CREATE VIEW named AS SELECT id, name FROM users;
     CREATE VIEW bodies AS SELECT body FROM notes;
     CREATE TABLE replacing (id INTEGER PRIMARY KEY ON CONFLICT REPLACE, n);
-    CREATE TABLE kv (key TEXT PRIMARY KEY, value BLOB);";
+    CREATE TABLE kv (key TEXT PRIMARY KEY, value BLOB);
+    CREATE TABLE lone (k INTEGER PRIMARY KEY);";
 
 fn cluster() -> Arc<Registry> {
     registry(
@@ -50,6 +51,7 @@ fn cluster() -> Arc<Registry> {
             ("checked", &["id"], 6),
             ("replacing", &["id"], 7),
             ("kv", &["key"], 8),
+            ("lone", &["k"], 9),
         ],
     )
 }

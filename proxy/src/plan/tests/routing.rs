@@ -396,13 +396,42 @@ fn joins_go_to_one_shard() {
         "SELECT * FROM orders, items WHERE orders.o_id = 7",
         "SELECT * FROM orders LEFT JOIN items USING (o_id) WHERE items.o_id IS 7",
         "SELECT * FROM orders WHERE o_id = 7 AND total IN (SELECT price FROM items)",
+        "SELECT * FROM lone WHERE k = 7 AND k + 1 IN lone",
+        "SELECT * FROM lone WHERE k = 7 AND k + 1 NOT IN \"lone\"",
+        "SELECT * FROM orders WHERE o_id = 7 AND total IN main.lone",
+        "DELETE FROM lone WHERE k = 7 AND k + 1 IN lone",
     ] {
         assert!(!bench.plan(sql, &[]).starts_with("one"), "{sql}");
     }
+    assert!(bench.plan("SELECT * FROM pair WHERE (a, b) IN (VALUES (1, 'x'))", &[]).starts_with("one"));
+    assert!(bench.plan("DELETE FROM pair WHERE (a, b) IN (VALUES (1, 'x'))", &[]).starts_with("one"));
     for sql in [
         "SELECT * FROM orders JOIN items USING (o_id) WHERE o_id = 7 AND items.o_id = 8",
         "SELECT count(*), max(total) FROM orders, items WHERE total = NULL",
     ] {
         assert_eq!(bench.plan(sql, &[]), "local", "{sql}");
+    }
+}
+
+/// What is pulled for a join comes from those shards alone that can have rows for it.
+#[test]
+fn pulls_ask_the_shards_of_the_keys() {
+    let bench = Bench::new();
+    let pulls = |sql: &str| match bench.plan_with(sql, &Params::default(), false) {
+        Plan::Merge(merge) => {
+            merge.pulls.iter().map(|pull| format!("{}={}", pull.table, pull.parts.len())).collect::<Vec<_>>().join(" ")
+        }
+        other => other.to_string(),
+    };
+    for (sql, wanted) in [
+        ("SELECT u.id, key FROM users u JOIN kv ON value = name WHERE u.id = 5", "kv=3 users=1"),
+        ("SELECT u.id, key FROM users u LEFT JOIN kv ON value = name AND key = 'a'", "kv=1 users=3"),
+        ("SELECT a.id, b.id FROM users a JOIN users b USING (name) WHERE a.id = 5", "users=3"),
+        ("SELECT a.id, b.id FROM users a JOIN users b USING (name) WHERE a.id = 5 AND b.id = 5", "one"),
+        ("SELECT u.id FROM users u LEFT JOIN kv ON value = name AND key = NULL", "kv=1 users=3"),
+        ("SELECT u.id, key FROM users u JOIN kv ON value = name WHERE u.id = 5 AND key IN (SELECT 1)", "kv=3 users=3"),
+    ] {
+        let got = pulls(sql);
+        assert!(got == wanted || (wanted == "one" && got.starts_with("one")), "{sql}: {got}");
     }
 }
