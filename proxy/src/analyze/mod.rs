@@ -144,10 +144,10 @@ pub fn analyze(tokens: &Tokens<'_>, mut record: Record, schema: &Schema, readonl
     }
 }
 
-/// A table in a subquery whose value nobody uses is not read, and SQLite does not report it; but it has to
-/// be there.
+/// A table in a subquery whose value nobody uses is not read, and SQLite does not report it; nor does it
+/// report what NATURAL and USING compare. But the table has to be there.
 fn add_unread(tokens: &Tokens<'_>, record: &mut Record, schema: &Schema) {
-    if tokens.count_word("SELECT") < 2 {
+    if tokens.count_word("SELECT") < 2 && !tokens.has_word("NATURAL") && !tokens.has_word("USING") {
         return;
     }
     let cores = core::cores(tokens).filter(|cores| cores.iter().all(|c| c.from.is_none() || c.sources.is_some()));

@@ -160,6 +160,10 @@ fn what_is_pushed_down() {
             "SELECT y FROM (SELECT CASE WHEN id = (SELECT 1 FROM pair) THEN 1 END x, id y FROM users)",
             "3x SELECT NULL FROM \"pair\" | 3x SELECT \"id\" FROM \"users\" | SELECT y FROM (SELECT CASE WHEN id = (SELECT 1 FROM pair) THEN 1 END x, id y FROM users)",
         ),
+        (
+            "SELECT * FROM users NATURAL JOIN kv",
+            "3x SELECT \"key\", \"value\" FROM \"kv\" | 3x SELECT \"id\", \"name\", \"email\" FROM \"users\" | SELECT * FROM users NATURAL JOIN kv",
+        ),
     ] {
         let count = if sql.contains("?2") { 2 } else { 0 };
         let plan = bench.plan_with(sql, &Params::Positional(vec![Value::Integer(1); count]), false);
