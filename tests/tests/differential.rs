@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use flotilla_tests::differential::bugs::Bug;
 use flotilla_tests::differential::query::read;
-use flotilla_tests::differential::run::{answers, run_on};
+use flotilla_tests::differential::run::{Seen, answers, run_on};
 use flotilla_tests::differential::schema::Schema;
 use flotilla_tests::differential::write::{fill, write};
 use flotilla_tests::differential::{Case, Kind, Local, Options, Order, Outcome, Remote, Rule, run};
@@ -168,7 +168,7 @@ fn faults_on_purpose_are_noticed() {
         for (bug, seed) in Bug::ALL.iter().zip(5..) {
             remote.bug = Some(*bug);
             let options = Options { seed, statements: 1120, shards: vec![2], max_failures: 1 };
-            let report = run_on(&mut remote, &options).await;
+            let report = run_on(&mut remote, &options, &Seen::default()).await;
             let failure = report.failures.first().unwrap_or_else(|| panic!("{bug:?} is not noticed"));
             println!("{bug:?}: {}\n{}\n", failure.what, failure.script);
             assert!(failure.script.contains("CREATE TABLE"), "{bug:?}: {}", failure.script);

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use flotilla_tests::differential::run::run_on;
+use flotilla_tests::differential::run::{Seen, run_on};
 use flotilla_tests::differential::{Options, Remote, run};
 
 const USAGE: &str = "differential [--seed S] [--statements N] [--shards 1,2,3,7] [--max-failures N] [--show-ambiguous] [--at HOST:PORT]";
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Some(address) => {
             let shards = options.shards.first().copied().unwrap_or(1);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async { run_on(&mut Remote::at(address, shards), options).await })
+            runtime.block_on(async { run_on(&mut Remote::at(address, shards), options, &Seen::default()).await })
         }
         None => run(options),
     };

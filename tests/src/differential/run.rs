@@ -5,6 +5,7 @@
 //! shards.
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flotilla_shared::wire::Statement;
 
@@ -28,8 +29,27 @@ pub struct Options {
     pub statements: u64,
     /// Numbers of shards: one cluster for each.
     pub shards: Vec<u32>,
-    /// A cluster stops after so many differences of different kinds.
+    /// A run stops after so many differences of different sorts.
     pub max_failures: usize,
+}
+
+/// Sorts of differences that were found, on any cluster: each is cut down and shown once.
+#[derive(Default)]
+pub struct Seen(Mutex<BTreeSet<String>>);
+
+impl Seen {
+    fn sorts(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_new(&self, finding: &Finding, max: usize) -> bool {
+        let mut sorts = self.sorts();
+        sorts.len() < max && sorts.insert(finding.sort())
+    }
+
+    fn count(&self) -> usize {
+        self.sorts().len()
+    }
 }
 
 /// Statements of a round, with one schema.
@@ -49,9 +69,10 @@ const MAX_ROWS: u64 = 36;
 /// # Panics
 /// When a cluster does not come up or does not answer.
 pub fn run(options: &Options) -> Report {
+    let seen = Seen::default();
     let one = |shards: u32| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async { run_on(&mut Remote::start(shards).await, options).await })
+        runtime.block_on(async { run_on(&mut Remote::start(shards).await, options, &seen).await })
     };
     let mut report = Report::default();
     std::thread::scope(|scope| {
@@ -64,9 +85,8 @@ pub fn run(options: &Options) -> Report {
 }
 
 /// Runs everything on one cluster.
-pub async fn run_on(remote: &mut Remote, options: &Options) -> Report {
+pub async fn run_on(remote: &mut Remote, options: &Options, seen: &Seen) -> Report {
     let mut all = Report::default();
-    let mut seen = BTreeSet::new();
     for number in 0..options.statements.div_ceil(ROUND) {
         let mut round = Round::start(remote, options.seed, number).await;
         let length = ROUND.min(options.statements - number * ROUND);
@@ -74,7 +94,7 @@ pub async fn run_on(remote: &mut Remote, options: &Options) -> Report {
         all.add(std::mem::take(&mut round.report));
         // One of each sort is cut down and shown.
         for finding in round.findings {
-            if seen.len() < options.max_failures && seen.insert(finding.sort()) {
+            if seen.is_new(&finding, options.max_failures) {
                 let failure = shrink(remote, &round.schema, &finding).await;
                 all.failures.push(Failure {
                     script: format!("-- seed {} round {number}\n{}", options.seed, failure),
@@ -85,7 +105,7 @@ pub async fn run_on(remote: &mut Remote, options: &Options) -> Report {
             }
         }
         remote.remove(&round.schema).await;
-        if seen.len() >= options.max_failures {
+        if seen.count() >= options.max_failures {
             break;
         }
     }

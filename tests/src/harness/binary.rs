@@ -25,9 +25,9 @@ pub fn repository() -> &'static Path {
 }
 
 fn build() -> PathBuf {
-    // <target>/<profile>/deps/<test>-<hash>, or <target>/<profile>/<program>
-    let test = std::env::current_exe().expect("a test knows its program");
-    let folder = test.parent().expect("programs lie in the target folder");
+    // <target>/<profile>/deps/<test>-<hash>, or <target>/<profile>/<tool>
+    let program = std::env::current_exe().expect("a process knows its program");
+    let folder = program.parent().expect("programs lie in a folder");
     let profile = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     let target = profile.parent().expect("profiles lie in the target folder");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
