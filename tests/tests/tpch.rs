@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use flotilla_shared::value::Value;
+use flotilla_tests::harness::load::{fill, inserts};
 use flotilla_tests::harness::session::rows_of;
 use flotilla_tests::harness::tpch::{Row, TableData, tables};
 use flotilla_tests::harness::wait::PATIENCE;
@@ -24,9 +25,6 @@ const CLIENTS: usize = 8;
 /// Statements of one request.
 const BATCH: usize = 250;
 
-/// Rows of one statement, where rows of a table may go together.
-const ROWS_PER_INSERT: usize = 40;
-
 /// Reads of one request.
 const READS: usize = 250;
 
@@ -38,21 +36,6 @@ const ORDERS_PER_ARRIVAL: usize = 3;
 
 /// The body of one request.
 type Request = Json;
-
-/// Groups consecutive rows that may share one INSERT: all of an unsharded table, of a sharded one
-/// those with the same key.
-fn inserts(table: &TableData) -> Vec<Json> {
-    let mut statements = vec![];
-    let shard_key = table.columns.iter().position(|column| *column == table.shard_key);
-    let together = |a: &Row, b: &Row| shard_key.is_none_or(|key| a[key] == b[key]);
-    for chunk in table.rows.chunk_by(together).flat_map(|rows| rows.chunks(ROWS_PER_INSERT)) {
-        let one = format!("({})", vec!["?"; table.columns.len()].join(", "));
-        let sql = format!("INSERT INTO {} VALUES {}", table.name, vec![one; chunk.len()].join(", "));
-        let args: Vec<Json> = chunk.iter().flatten().map(Value::to_json).collect();
-        statements.push(json!({ "query": sql, "args": args }));
-    }
-    statements
-}
 
 /// All requests of a load, those of different tables mixed.
 fn requests(data: &[TableData]) -> VecDeque<Request> {
@@ -130,16 +113,7 @@ impl Load {
 
 fn reference(data: &[TableData], cluster: &Cluster) -> Connection {
     let mut db = Connection::open(cluster.folder().join("reference.db")).unwrap();
-    let all = db.transaction().unwrap();
-    for table in data {
-        all.execute_batch(table.create).unwrap();
-        let places = vec!["?"; table.columns.len()].join(", ");
-        let mut insert = all.prepare(&format!("INSERT INTO {} VALUES ({places})", table.name)).unwrap();
-        for row in &table.rows {
-            insert.execute(rusqlite::params_from_iter(row)).unwrap();
-        }
-    }
-    all.commit().unwrap();
+    fill(&mut db, data);
     db
 }
 

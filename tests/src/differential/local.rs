@@ -24,6 +24,11 @@ impl Local {
         Self { db }
     }
 
+    /// The database itself.
+    pub fn connection(&mut self) -> &mut Connection {
+        &mut self.db
+    }
+
     /// Runs statements that must succeed.
     ///
     /// # Panics

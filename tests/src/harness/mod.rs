@@ -5,7 +5,7 @@
 //! their logs in files, and waits until all are ready. The test talks to proxies through [`Session`]s
 //! ([`http`], [`session`]), kills, stops and restarts what it likes, and looks at what is left
 //! ([`cluster`], [`content`]). [`dev`] is a cluster in one process. [`relay`] delays and cuts what nodes send to each other, [`writers`]
-//! remember what was acknowledged, [`tpch`] makes rows.
+//! remember what was acknowledged, [`tpch`] makes rows and [`load`] brings them in.
 //!
 //! A cluster has the machine for itself: those of one test program run one after the other, because
 //! tests measure and time out. When a test fails the ends of all logs are printed. Processes end with
@@ -16,6 +16,7 @@ pub mod cluster;
 pub mod content;
 pub mod dev;
 pub mod http;
+pub mod load;
 pub mod ports;
 pub mod process;
 pub mod relay;
