@@ -105,6 +105,11 @@ impl<'a> Tokens<'a> {
         (0..self.list.len()).filter(|index| self.is_word(*index, word)).count()
     }
 
+    /// Is token `index` the `IN` of `x IN table`, which reads the table without a SELECT?
+    pub fn is_in_table(&self, index: usize) -> bool {
+        self.is_word(index, "IN") && !self.is_mark(index + 1, "(")
+    }
+
     /// The name that token `index` stands for, unquoted; text in `'…'` is a name too where SQLite
     /// expects one.
     pub fn name(&self, index: usize) -> Option<String> {

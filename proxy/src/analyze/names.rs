@@ -68,7 +68,7 @@ pub fn names(tokens: &Tokens<'_>, span: &Span) -> Names {
         }
         let text = tokens.text(here);
         if kind == Kind::Word {
-            if text.eq_ignore_ascii_case("SELECT") {
+            if text.eq_ignore_ascii_case("SELECT") || tokens.is_in_table(here) {
                 names.subquery = true;
             }
             if text.eq_ignore_ascii_case("COLLATE") {

@@ -143,8 +143,7 @@ impl Syntax {
 /// Is there a SELECT besides the statement's own, or an `IN table`? A VALUES reads no rows.
 fn nested(tokens: &Tokens<'_>, statement: &Statement) -> bool {
     let own = usize::from(matches!(statement, Statement::Query(_)));
-    let in_table = |index| tokens.is_word(index, "IN") && !tokens.is_mark(index + 1, "(");
-    tokens.count_word("SELECT") > own || (0..tokens.list.len()).any(in_table)
+    tokens.count_word("SELECT") > own || (0..tokens.list.len()).any(|index| tokens.is_in_table(index))
 }
 
 fn is_aggregate(function: &Function) -> bool {

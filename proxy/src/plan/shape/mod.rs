@@ -85,6 +85,7 @@ pub fn shape(mirror: &Mirror, prepared: &Prepared) -> Shape {
     };
     let cores = cores(&tokens);
     let made = match cores.as_deref() {
+        _ if (0..tokens.list.len()).any(|index| tokens.is_in_table(index)) => Err("IN names a table"),
         Some([core, nested @ ..]) if core.start == 0 && !core.compound && !tokens.has_word("VALUES") => {
             Query::new(mirror, prepared, &tokens, core, nested).and_then(|query| query.shape())
         }

@@ -435,3 +435,27 @@ fn pulls_ask_the_shards_of_the_keys() {
         assert!(got == wanted || (wanted == "one" && got.starts_with("one")), "{sql}: {got}");
     }
 }
+
+/// `IN table` reads a whole table without the word SELECT: no shard answers it from its own rows.
+#[test]
+fn in_table_reads_all_of_it() {
+    let bench = Bench::new();
+    for sql in [
+        "SELECT * FROM lone WHERE k + 1 IN lone",
+        "SELECT o_id FROM orders WHERE total NOT IN main.lone AND o_id > 3",
+        "SELECT count(*) FROM lone WHERE k + 1 IN \"lone\"",
+    ] {
+        match bench.plan_with(sql, &Params::default(), false) {
+            Plan::Merge(merge) => {
+                let lone = merge.pulls.iter().find(|pull| pull.table == "lone").unwrap();
+                assert_eq!(lone.parts.len(), 3, "{sql}");
+                assert!(
+                    merge.pulls.iter().flat_map(|pull| &pull.parts).all(|part| {
+                        part.statement.as_ref().is_some_and(|statement| !statement.sql.contains(" IN "))
+                    })
+                );
+            }
+            other => panic!("{sql}: {other}"),
+        }
+    }
+}
