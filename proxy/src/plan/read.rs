@@ -65,11 +65,16 @@ pub fn plan_select(input: Input<'_>, registry: &Registry) -> Result<Plan, Error>
     if let Some([only]) = pinned.as_deref() {
         return Ok(Plan::One(only.clone()));
     }
-    match input.mirror.shape(input.prepared) {
-        Shape::Concat { placement } => Ok(match pinned {
-            Some(parts) => Plan::Some(parts),
-            None => one_or(all_parts(registry, *placement)?, |parts| Ok(Plan::All(parts)))?,
-        }),
+    let shape = input.mirror.shape(input.prepared);
+    let pinned = match (pinned, shape) {
+        (None, Shape::Concat { .. } | Shape::TwoPhase(_)) => first_parts(input, registry)?,
+        (pinned, _) => pinned,
+    };
+    match shape {
+        Shape::Concat { placement } => match pinned {
+            Some(parts) => one_or(parts, |parts| Ok(Plan::Some(parts))),
+            None => one_or(all_parts(registry, *placement)?, |parts| Ok(Plan::All(parts))),
+        },
         Shape::TwoPhase(phases) => {
             let parts = pinned.map_or_else(|| all_parts(registry, phases.placement), Ok)?;
             one_or(parts, |parts| Ok(Plan::Merge(Box::new(two_phases(input, phases, parts)?))))
@@ -140,6 +145,21 @@ fn pinned(reaches: &[Reach<'_>]) -> Result<Option<Vec<Part>>, Error> {
     }
     let part = |shard| Part { shard, claims: merge_claims(claims), statement: None, guard: None, last_row: true };
     Ok(only.map(|shard| vec![part(shard)]))
+}
+
+/// The shards of the first source's keys, where all rows of the statement's tables, those of its
+/// subqueries too, lie beside the first source's rows that they meet. No row of the answer is without
+/// a row of that source.
+fn first_parts(input: Input<'_>, registry: &Registry) -> Result<Option<Vec<Part>>, Error> {
+    let predicates = input.prepared.analysis.predicates(&input.prepared.sql, registry);
+    let table = predicates.and_then(|predicates| registry.table(predicates.sources.first()?.table.as_deref()?));
+    let (Some(predicates), Some(table)) = (predicates, table) else { return Ok(None) };
+    let placement = placement(registry, table)?;
+    match slots(0, predicates, table, placement, input.prepared, input.params) {
+        Keys::All => Ok(None),
+        Keys::Some(slots) => pinned_parts(placement, &slots).map(Some),
+        Keys::None => pinned_parts(placement, &[]).map(Some),
+    }
 }
 
 /// The shards that have rows of `table` that matter. Each claims all that it owns: what it sends beyond

@@ -436,6 +436,35 @@ fn pulls_ask_the_shards_of_the_keys() {
     }
 }
 
+/// Joined or nested by shard keys, all tables are where the first one's keys are.
+#[test]
+fn colocated_tables_follow_the_first() {
+    let bench = Bench::new();
+    let home = bench.shard("SELECT * FROM orders WHERE o_id = 7", &[]);
+    for sql in [
+        "SELECT * FROM orders WHERE o_id = 7 AND EXISTS (SELECT 1 FROM items WHERE items.o_id = orders.o_id)",
+        "SELECT total, (SELECT max(price) FROM items i WHERE i.o_id = o.o_id) FROM orders o WHERE o.o_id = 7",
+        "SELECT count(*) FROM orders o WHERE o_id = 7 AND EXISTS (SELECT 1 FROM items i WHERE i.o_id = o.o_id)",
+    ] {
+        assert_eq!(bench.plan(sql, &[]), format!("one {home} [placement 3: 1 slots]"), "{sql}");
+    }
+    let keys = "IN (1, 2, 3, 4, 5, 6, 7, 8)";
+    for sql in [
+        format!("SELECT * FROM orders JOIN items USING (o_id) WHERE o_id {keys}"),
+        format!("SELECT * FROM orders o WHERE o.o_id {keys} AND EXISTS (SELECT 1 FROM items i WHERE i.o_id = o.o_id)"),
+    ] {
+        let Plan::Some(parts) = bench.plan_with(&sql, &Params::default(), false) else { panic!("{sql}") };
+        assert!(parts.iter().all(|part| part.claims[0].slots.is_some()), "{sql}");
+    }
+    for sql in [
+        "SELECT * FROM orders WHERE o_id = 7 AND EXISTS (SELECT 1 FROM items WHERE items.line = orders.o_id)",
+        "SELECT * FROM orders WHERE o_id = 7 OR EXISTS (SELECT 1 FROM items WHERE items.o_id = orders.o_id)",
+        "SELECT * FROM orders WHERE EXISTS (SELECT 1 FROM items i WHERE i.o_id = orders.o_id AND i.o_id = 7)",
+    ] {
+        assert!(!bench.plan(sql, &[]).starts_with("one"), "{sql}");
+    }
+}
+
 /// `IN table` reads a whole table without the word SELECT: no shard answers it from its own rows.
 #[test]
 fn in_table_reads_all_of_it() {
