@@ -1,10 +1,11 @@
 //! From the keys that a statement names to slots, and from slots to shards.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, Slot};
-use flotilla_shared::registry::{Placement, SlotSet, Table};
+use flotilla_shared::registry::{Function, Placement, SlotSet, Table};
 use flotilla_shared::slot::KeyColumn;
 use flotilla_shared::value::{Params, Value};
 use flotilla_shared::wire::Claim;
@@ -38,6 +39,14 @@ pub fn resolve<'a>(term: &'a Term, prepared: &Prepared, params: &'a Params) -> O
 /// How a table's key columns compare.
 pub fn key_columns(table: &Table) -> Vec<KeyColumn> {
     table.key.iter().map(|index| table.columns[*index].compare).collect()
+}
+
+/// Slots that may hold rows whose first key column is between the bounds; none when any slot may. A hash
+/// knows no order.
+pub fn slots_between(placement: &Placement, _low: Bound<&Value>, _high: Bound<&Value>) -> Option<SlotSet> {
+    match placement.function {
+        Function::Home | Function::Hash => None,
+    }
 }
 
 /// The shard that owns all slots of a placement, if one does.

@@ -7,13 +7,14 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::ops::Bound;
 
 use flotilla_shared::ids::Slot;
-use flotilla_shared::registry::{Placement, Table};
+use flotilla_shared::registry::{Placement, SlotSet, Table};
 use flotilla_shared::slot::{Affinity, Collation, KeyColumn, apply_affinity, slot_of};
 use flotilla_shared::value::{Params, Value};
 
-use super::keys::{MAX_KEYS, resolve};
+use super::keys::{MAX_KEYS, resolve, slots_between};
 use crate::analyze::predicate::{ColumnAt, Condition, End, Predicates};
 use crate::analyze::term::Term;
 use crate::mirror::Prepared;
@@ -346,7 +347,26 @@ impl<'a> Router<'a> {
             });
             return Keys::of(keys.filter_map(|key| self.slot(&key)).collect());
         }
-        Keys::All
+        self.first_column(self.table.key.first().and_then(of))
+    }
+
+    /// What the first key column alone says: where keys lie in order, its values or its range do.
+    fn first_column(&self, class: Option<&Class<'a>>) -> Keys {
+        let Some(class) = class else { return Keys::All };
+        let sets: Option<Vec<SlotSet>> = match &class.values {
+            Some(values) => {
+                let one = |value: &Cow<'_, Value>| {
+                    slots_between(self.placement, Bound::Included(value.as_ref()), Bound::Included(value.as_ref()))
+                };
+                values.iter().map(one).collect()
+            }
+            None => slots_between(self.placement, bound(&class.low), bound(&class.high)).map(|set| vec![set]),
+        };
+        let slots = |set: SlotSet| {
+            let ranges = set.ranges().to_vec();
+            ranges.into_iter().flat_map(|range| (range.first.0..=range.last.0).map(Slot))
+        };
+        sets.map_or(Keys::All, |sets| Keys::of(sets.into_iter().flat_map(slots).collect()))
     }
 
     /// The values of a class, for the key column `index`.
@@ -376,6 +396,14 @@ impl<'a> Router<'a> {
     /// The slot of a key; none when no row can have it.
     fn slot(&self, key: &[Value]) -> Option<Slot> {
         Some(slot_of(&self.placement.key, key, self.placement.slots))
+    }
+}
+
+fn bound<'v>(end: &'v Bounded<'_>) -> Bound<&'v Value> {
+    match end {
+        None => Bound::Unbounded,
+        Some((value, true)) => Bound::Included(value),
+        Some((value, false)) => Bound::Excluded(value),
     }
 }
 
