@@ -39,7 +39,7 @@ impl Explanation {
                 lines.push((0, format!("refused: {error}")));
                 json["error"] = error.to_json()["error"].clone();
             }
-            Plan::Local => lines.push((0, "local: the proxy answers it from the schema".to_owned())),
+            Plan::Local => lines.push((0, "local: no shard is asked, the proxy answers it from the schema".to_owned())),
             Plan::One(part) => {
                 lines.push((0, "one shard runs it".to_owned()));
                 json["steps"] =
