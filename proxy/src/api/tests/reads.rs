@@ -129,3 +129,34 @@ async fn views_live_beside_their_tables() {
     b.sql("DROP TRIGGER log", json!([])).await;
     b.sql("INSERT INTO users (id) VALUES (1)", json!([])).await;
 }
+
+/// A condition that no row can meet is answered without any shard: no rows, a row of aggregates, no
+/// rows affected; also beside other statements in a transaction.
+#[tokio::test]
+async fn nothing_to_find() {
+    let b = Bench::new().await;
+    b.people().await;
+    for (sql, args, values) in [
+        ("SELECT * FROM users WHERE id = ?", json!([null]), json!([])),
+        ("SELECT id, name, email FROM users WHERE id IN (1, 2) AND id = 3 ORDER BY name", json!([]), json!([])),
+        ("SELECT count(*), max(name), 1 + 1 FROM users WHERE id = 1 AND id = 2", json!([]), json!([[0, null, 2]])),
+    ] {
+        let result = b.sql(sql, args).await;
+        assert_eq!(result["values"], values, "{sql}");
+    }
+    let result = b.sql("SELECT id, name FROM users WHERE id = NULL", json!([])).await;
+    assert_eq!(result["columns"], json!(["id", "name"]));
+    assert_eq!(result["types"], json!(["integer", "text"]));
+    let result = b.sql("DELETE FROM users WHERE id = NULL RETURNING name", json!([])).await;
+    assert_eq!((&result["rows_affected"], &result["columns"]), (&json!(0), &json!(["name"])));
+    let body = json!({ "transaction": true, "statements": [
+        "SELECT count(*) FROM users WHERE id = NULL",
+        "UPDATE users SET name = 'x' WHERE id = 4",
+        "SELECT name FROM users WHERE id = 4 AND id = 5",
+    ]});
+    let (status, json) = b.post("/execute", &body.to_string()).await;
+    assert_eq!(status, 200, "{json}");
+    assert_eq!(json["results"][0]["values"], json!([[0]]));
+    assert_eq!(json["results"][1]["rows_affected"], 1);
+    assert_eq!(json["results"][2]["values"], json!([]));
+}
