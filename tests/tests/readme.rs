@@ -163,6 +163,11 @@ async fn the_readme_works_against_dev() {
     let shown = dev.succeeds(&["bench", "read", "--rows", "200", "--duration", "1s"], None);
     println!("{}", shown.trim());
 
+    let shown = dev.succeeds(&["bench", "tpch", "--scale", "0.001", "--rounds", "1", "--json"], None);
+    let report: Json = serde_json::from_str(&shown).unwrap();
+    let queries = report["queries"].as_array().unwrap();
+    assert!(queries.len() == 22 && queries.iter().all(|query| query["same"] == true), "{report}");
+
     dev.process.signal(Signal::TERM);
     let status = dev.process.exit(Duration::from_secs(20)).await;
     assert!(status.success(), "{status}");

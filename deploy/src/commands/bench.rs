@@ -3,9 +3,11 @@
 //! A workload prepares its table ([`workload`]), then its clients each keep one request in flight on
 //! one connection of their own ([`driver`]) until the time is over; what they measured is merged
 //! and printed ([`report`]). A new workload is a new [`workload::Workload`] and a subcommand here.
+//! [`tpch`] is another thing: it runs queries on a cluster and on plain SQLite, and compares.
 
 mod driver;
 mod report;
+mod tpch;
 mod workload;
 
 use std::process::ExitCode;
@@ -24,6 +26,7 @@ Examples:
   flotilla bench write --clients 64 --duration 30s
   flotilla bench read --clients 16 --rows 100000 --level lease
   flotilla bench write --json > write.json
+  flotilla bench tpch --scale 0.01                  loads TPC-H, then compares with SQLite
 
 Closed loop: each client sends its next request when the last is answered, so throughput and
 latency depend on each other. Ctrl-C stops early and still prints.
@@ -49,6 +52,8 @@ enum WorkloadArgs {
         #[arg(long, value_enum, value_name = "LEVEL")]
         level: Option<Level>,
     },
+    /// The 22 queries of TPC-H, against one SQLite file with the same rows
+    Tpch(tpch::TpchArgs),
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -96,6 +101,7 @@ async fn run_inner(args: BenchArgs) -> Result<(), CommandError> {
             let workload = PointRead::new(&common.table, rows, level);
             measure(common, workload).await
         }
+        WorkloadArgs::Tpch(args) => tpch::run(args).await,
     }
 }
 

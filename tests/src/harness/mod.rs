@@ -4,8 +4,9 @@
 //! free ports ([`ports`]), starts `flotilla node` and `flotilla proxy` processes ([`process`]) with
 //! their logs in files, and waits until all are ready. The test talks to proxies through [`Session`]s
 //! ([`http`], [`session`]), kills, stops and restarts what it likes, and looks at what is left
-//! ([`cluster`], [`content`]). [`dev`] is a cluster in one process. [`relay`] delays and cuts what nodes send to each other, [`writers`]
-//! remember what was acknowledged, [`tpch`] makes rows and [`load`] brings them in.
+//! ([`cluster`], [`content`]). [`dev`] is a cluster in one process. [`relay`] delays and cuts what nodes
+//! send to each other, [`writers`] remember what was acknowledged, [`tpch`] makes the rows of `flotilla
+//! bench tpch` and [`load`] brings them in.
 //!
 //! A cluster has the machine for itself: those of one test program run one after the other, because
 //! tests measure and time out. When a test fails the ends of all logs are printed. Processes end with
@@ -21,6 +22,7 @@ pub mod ports;
 pub mod process;
 pub mod relay;
 pub mod session;
+#[path = "../../../deploy/src/commands/bench/tpch/data.rs"]
 pub mod tpch;
 pub mod wait;
 pub mod writers;

@@ -47,8 +47,12 @@ pub fn parse_table_name(text: &str) -> Result<String, String> {
 async fn create_table(client: &mut Client, table: &str) -> Result<(), CommandError> {
     let create = format!("CREATE TABLE IF NOT EXISTS {table} (id INTEGER PRIMARY KEY, ts INTEGER, name TEXT)");
     execute(client, json!({ "query": create })).await?;
-    let register = json!({ "table_name": table, "shard_key": "id", "shard_func": "hash" });
-    match call(client, &Call::post("/table/register", register.to_string())).await {
+    register(client, &json!({ "table_name": table, "shard_key": "id", "shard_func": "hash" })).await
+}
+
+/// Registers a table, unless that was done.
+pub async fn register(client: &mut Client, body: &Json) -> Result<(), CommandError> {
+    match call(client, &Call::post("/table/register", body.to_string())).await {
         Ok(reply) => admin::follow_if_job(client, &parse(&reply)?).await,
         Err(CommandError::Api(ApiError { code, .. })) if code == Code::AlreadyRegistered.as_str() => Ok(()),
         Err(error) => Err(error),
@@ -56,8 +60,13 @@ async fn create_table(client: &mut Client, table: &str) -> Result<(), CommandErr
 }
 
 /// A write that must succeed in all its statements.
-async fn execute(client: &mut Client, body: Json) -> Result<(), CommandError> {
-    let request = Call::post("/execute", body.to_string()).with_key(RequestId::random().to_string());
+pub async fn execute(client: &mut Client, body: Json) -> Result<(), CommandError> {
+    send_execute(client, body.to_string()).await
+}
+
+/// The same with the body as text.
+pub async fn send_execute(client: &mut Client, body: String) -> Result<(), CommandError> {
+    let request = Call::post("/execute", body).with_key(RequestId::random().to_string());
     let results: output::Results = parse(&call(client, &request).await?)?;
     match results.results.into_iter().find_map(|result| result.error) {
         Some(error) => Err(CommandError::Api(error)),

@@ -139,7 +139,9 @@ fn suppliers(scale: f64) -> Vec<Row> {
 }
 
 fn part_supps(scale: f64) -> Vec<Row> {
-    let rows = PartSuppGenerator::new(scale, 1, 1).iter();
+    // Below a scale of 0.01 TPC-H's rule for the suppliers of a part names some of them twice.
+    let mut seen = std::collections::HashSet::new();
+    let rows = PartSuppGenerator::new(scale, 1, 1).iter().filter(|p| seen.insert((p.ps_partkey, p.ps_suppkey)));
     rows.map(|p| {
         vec![int(p.ps_partkey), int(p.ps_suppkey), int(p.ps_availqty), money(p.ps_supplycost), text(p.ps_comment)]
     })
