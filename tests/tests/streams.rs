@@ -74,7 +74,7 @@ async fn results_of_any_size() {
     let last = rest(open(&address, WIDE).await, &mut lines).await;
     assert_eq!((last, lines), (json!({ "rows": ROWS }), ROWS + 2));
     let peak = cluster.proxies[0].process.peak_memory_kib();
-    println!("{} MiB passed through a proxy that held {} MiB at most", ROWS * ROW_BYTES >> 20, peak >> 10);
+    println!("{} MiB passed through a proxy that held {} MiB at most", (ROWS * ROW_BYTES) >> 20, peak >> 10);
     assert!(peak < PROXY_LIMIT_KIB, "the proxy held {peak} KiB");
 
     let (waiting, mut cut) = (open(&address, WIDE).await, open(&address, WIDE).await);
