@@ -7,17 +7,16 @@ use std::time::Instant;
 use flotilla_tests::differential::run::{Seen, run_on};
 use flotilla_tests::differential::{Options, Remote, run};
 
-const USAGE: &str = "differential [--seed S] [--statements N] [--shards 1,2,3,7] [--max-failures N] [--show-ambiguous] [--at HOST:PORT]";
+const USAGE: &str = "differential [--seed S] [--statements N] [--shards 1,2,3,7] [--max-failures N] [--at HOST:PORT]";
 
 struct Arguments {
     options: Options,
     at: Option<String>,
-    show_ambiguous: bool,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let options = Options { seed: 1, statements: 2000, shards: vec![1, 2, 3, 7], max_failures: 10 };
-    let mut arguments = Arguments { options, at: None, show_ambiguous: false };
+    let mut arguments = Arguments { options, at: None };
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("{word} needs a value"));
         let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
@@ -31,7 +30,6 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
                 arguments.options.shards = list?.into_iter().map(|shards| shards as u32).collect();
             }
             "--at" => arguments.at = Some(value()?),
-            "--show-ambiguous" => arguments.show_ambiguous = true,
             _ => return Err(format!("{word} is not understood")),
         }
     }
@@ -57,8 +55,5 @@ fn main() -> ExitCode {
         None => run(options),
     };
     println!("{report}seed {} in {:.1} s", options.seed, start.elapsed().as_secs_f64());
-    if arguments.show_ambiguous {
-        report.ambiguous.iter().for_each(|line| println!("ambiguous: {line}"));
-    }
     if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }

@@ -158,7 +158,7 @@ pub fn body(statement: &Statement) -> Json {
 }
 
 /// What the JSON of a result says.
-fn outcome(json: &Json) -> Outcome {
+pub fn outcome(json: &Json) -> Outcome {
     let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
     let failed = |code: &str, message: String| Outcome::Failed { code: code.to_owned(), message };
     let error = &json["error"];

@@ -5,6 +5,9 @@ use std::fmt;
 
 use super::statement::Kind;
 
+/// Statements with several right answers that are shown.
+const SHOWN_AMBIGUOUS: usize = 10;
+
 /// A difference.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -103,6 +106,9 @@ impl fmt::Display for Report {
                 failure.what,
                 failure.script
             )?;
+        }
+        for statement in self.ambiguous.iter().take(SHOWN_AMBIGUOUS) {
+            writeln!(f, "ambiguous: {statement}")?;
         }
         writeln!(f, "{} differences, {} ambiguous statements left out", self.failures.len(), self.ambiguous.len())
     }
