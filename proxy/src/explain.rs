@@ -5,6 +5,7 @@
 //! `EXPLAIN QUERY PLAN`. SQLite's part is that of an empty database with the same schema; a shard that
 //! was analyzed may choose another index.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use flotilla_shared::error::Error;
@@ -15,7 +16,7 @@ use serde_json::{Value as Json, json};
 
 use crate::merge::{Bounds, Session};
 use crate::mirror::Mirror;
-use crate::plan::{Part, Plan};
+use crate::plan::{self, Input, Part, Plan, Staged};
 
 /// How long SQLite may think about the last query.
 const TIME_LIMIT: Duration = Duration::from_millis(500);
@@ -56,6 +57,26 @@ impl Explanation {
                         .map(|part| step(None, std::slice::from_ref(part), statement, mirror, registry, &mut lines))
                         .collect(),
                 };
+            }
+            Plan::Staged(staged) => {
+                let (head, read, parts) = match staged {
+                    Staged::Insert(read) => ("rows are read first, then inserted on their shards", read, None),
+                    Staged::ByKey(read) => ("rows are found first, then written by their keys", read, None),
+                    Staged::Find(read, parts) => (
+                        "shards that have such rows run it as written; which they are is asked first",
+                        read,
+                        Some(parts),
+                    ),
+                };
+                lines.push((0, head.to_owned()));
+                match parts {
+                    Some(parts) => json["steps"] = json!([step(None, parts, read, mirror, registry, &mut lines)]),
+                    None => {
+                        let nested = Self::of(&plan_of(read, mirror, registry), read, mirror, registry);
+                        lines.extend(nested.lines.iter().map(|(depth, text)| (depth + 1, text.clone())));
+                        json["read"] = nested.json;
+                    }
+                }
             }
             Plan::Merge(merge) => {
                 let head = match merge.why {
@@ -108,6 +129,18 @@ impl Explanation {
             values.push(vec![Value::Integer(id), Value::Integer(parent), Value::Integer(0), Value::Text(text.clone())]);
         }
         Rows { columns: columns.to_vec(), types: types.to_vec(), values }
+    }
+}
+
+/// The plan of the read that is part of a write.
+fn plan_of(read: &Statement, mirror: &Mirror, registry: &Registry) -> Plan {
+    let keys = BTreeMap::new();
+    match mirror.prepare(&read.sql) {
+        Ok((prepared, _)) => {
+            let input = Input { mirror, prepared: &prepared, params: &read.params, allow_partial: false, keys: &keys };
+            plan::plan(input, registry)
+        }
+        Err(error) => Plan::Refused(error),
     }
 }
 

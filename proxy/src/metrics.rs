@@ -31,14 +31,14 @@ pub struct CallLabel {
 /// Which kind of plan.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PlanLabel {
-    /// `one`, `some`, `all`, `local` or `refused`.
+    /// `one`, `some`, `all`, `staged`, `local` or `refused`.
     pub class: &'static str,
 }
 
 /// Why something was tried again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RetryLabel {
-    /// `stale_route` or `key_collision`.
+    /// `stale_route`, `key_collision` or `fenced`.
     pub reason: &'static str,
 }
 

@@ -154,7 +154,10 @@ fn effect(
     }
     for object in &mut objects {
         let table = tables.iter().find(|table| table.name.eq_ignore_ascii_case(&object.table));
-        object.placement = table.map_or(placement, |table| table.placement);
+        // A view has no table; one that was there before stays where it was made.
+        let known = registry.objects.iter().find(|old| old.kind == object.kind && old.name == object.name);
+        let before = known.map(|old| old.placement).filter(|old| placements.contains(old));
+        object.placement = table.map(|table| table.placement).or(before).unwrap_or(placement);
     }
     Ok(Effect::Schema { placements, objects, tables })
 }

@@ -5,6 +5,7 @@
 //! [plan](crate::plan) asks for it, that is, when a table is spread over several shards. Nothing is
 //! refused here; what is unclear stays unknown, and the plan decides what that means.
 
+pub mod change;
 pub mod core;
 pub mod expr;
 pub mod fold;
@@ -16,14 +17,16 @@ pub mod predicate;
 pub mod syntax;
 pub mod term;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use flotilla_shared::ids::PlacementId;
 use flotilla_shared::registry::Registry;
+use flotilla_shared::value::Value;
 
 use crate::lex::Tokens;
 use crate::mirror::{Record, Schema};
+use change::ChangeShape;
 use insert::InsertShape;
 use predicate::Predicates;
 use syntax::Syntax;
@@ -64,9 +67,14 @@ pub struct Analysis {
     pub reaches: Option<String>,
     /// Its target resolves conflicts by its own definition.
     pub target_resolves_conflicts: bool,
+    /// Values that columns of the target's shard key have when an INSERT leaves them out, by index.
+    pub key_defaults: BTreeMap<usize, Value>,
+    /// Why its target's rows cannot be moved by inserting and deleting them.
+    pub target_stays: Option<String>,
     insert: OnceLock<Option<InsertShape>>,
     syntax: OnceLock<Option<Syntax>>,
     predicates: OnceLock<Option<Predicates>>,
+    change: OnceLock<Option<ChangeShape>>,
 }
 
 impl Analysis {
@@ -85,6 +93,11 @@ impl Analysis {
     pub fn predicates(&self, sql: &str, registry: &Registry) -> Option<&Predicates> {
         let read = || Predicates::read(&Tokens::read(sql).ok()?, |name| registry.table(name));
         self.predicates.get_or_init(read).as_ref()
+    }
+
+    /// The parts of an `INSERT … SELECT`, an UPDATE or a DELETE; `sql` is the statement's own text.
+    pub fn change(&self, sql: &str) -> Option<&ChangeShape> {
+        self.change.get_or_init(|| Tokens::read(sql).ok().and_then(|tokens| ChangeShape::read(&tokens))).as_ref()
     }
 
     /// Names of the tables touched, for messages.
@@ -135,12 +148,15 @@ pub fn analyze(tokens: &Tokens<'_>, mut record: Record, schema: &Schema, readonl
         mixes_schema: reads_schema && !touched.is_empty() && verb != Verb::Schema,
         reaches: reaches(&record, schema, verb, tokens.has_word("REPLACE")),
         target_resolves_conflicts: schema.resolves_conflicts.contains(&target),
+        key_defaults: schema.key_defaults.get(&target).cloned().unwrap_or_default(),
+        target_stays: if verb == Verb::Update { stays(schema, &target) } else { None },
         record,
         touched,
         placements,
         insert: OnceLock::new(),
         syntax: OnceLock::new(),
         predicates: OnceLock::new(),
+        change: OnceLock::new(),
     }
 }
 
@@ -204,6 +220,21 @@ fn main_verb(tokens: &Tokens<'_>) -> Option<Verb> {
         }
     }
     None
+}
+
+/// Why rows of a table cannot be moved by inserting and deleting them: something else would happen
+/// than in an UPDATE.
+fn stays(schema: &Schema, table: &str) -> Option<String> {
+    let trigger = schema.triggers.iter().find(|(_, trigger)| trigger.table == table).map(|(name, _)| name);
+    let child = schema.foreign_keys.iter().find(|key| key.parent == table).map(|key| &key.child);
+    match (trigger, child) {
+        (Some(name), _) => Some(format!("trigger {name} would see a row inserted and one deleted")),
+        (_, Some(child)) => Some(format!("rows of {child} refer to its rows")),
+        _ if schema.resolves_conflicts.iter().any(|name| name == table) => {
+            Some("the table resolves conflicts by its own definition".to_owned())
+        }
+        _ => None,
+    }
 }
 
 /// Why a write may reach rows that its condition does not name.

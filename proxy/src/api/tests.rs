@@ -2,10 +2,13 @@
 
 mod fuzz;
 mod kv;
+mod once;
 mod reads;
+mod schema;
 mod stream;
 mod unready;
 mod values;
+mod writes;
 
 use std::sync::Arc;
 

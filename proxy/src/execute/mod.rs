@@ -6,14 +6,17 @@
 //! the client's, is applied once.
 //!
 //! [`send`] talks to shards, [`stream`] pulls large results from them, [`batch`] runs several
-//! statements, [`transaction`] runs them together, [`ddl`] makes jobs of schema statements, [`keys`]
-//! hands out integer keys, [`merged`] finishes reads of several shards.
+//! statements, [`transaction`] runs them together, [`staged`] reads rows and then writes them, [`once`]
+//! sees to it that this takes effect once, [`ddl`] makes jobs of schema statements, [`keys`] hands out
+//! integer keys, [`merged`] finishes reads of several shards.
 
 pub mod batch;
 pub mod ddl;
 pub mod keys;
 pub mod merged;
+pub mod once;
 pub mod send;
+pub mod staged;
 pub mod stream;
 pub mod transaction;
 
@@ -160,6 +163,9 @@ impl Proxy {
                 return self.run_local(&ready, &statement.params, options).await;
             }
             self.metrics.planned(plan.class());
+            if let Plan::Staged(_) = plan {
+                return self.run_staged(statement, id, options).await;
+            }
             self.check_rewritten(&ready, &plan)?;
             let attempt = if collisions == 0 { id } else { id.part(COLLISION_PART + collisions) };
             let version = ready.registry.version;
@@ -193,6 +199,7 @@ impl Proxy {
             Plan::Refused(error) => Err(error.clone()),
             Plan::Local => Err(Error::new(Code::Internal, "a local statement was sent out")),
             Plan::Merge(merge) => Ok(Output::Rows(self.read_merged(job, merge).await?)),
+            Plan::Staged(_) => Err(Error::new(Code::Internal, "a write in two steps was sent out as one")),
             Plan::One(part) if reads => Ok(Output::Rows(self.read_part(job, part).await?)),
             Plan::One(part) => Ok(Output::Write(self.write_part(job, part, id).await?)),
             Plan::Some(parts) | Plan::All(parts) if reads => Ok(Output::Rows(self.read_parts(job, parts).await?)),
@@ -206,19 +213,12 @@ impl Proxy {
             Plan::One(part) => std::slice::from_ref(part),
             Plan::Some(parts) | Plan::All(parts) => parts,
             // What reads is prepared where it is made.
-            Plan::Merge(_) | Plan::Local | Plan::Refused(_) => return Ok(()),
+            Plan::Merge(_) | Plan::Staged(_) | Plan::Local | Plan::Refused(_) => return Ok(()),
         };
         for statement in parts.iter().flat_map(|part| part.guard.iter().chain(&part.statement)) {
             let (again, _) = ready.mirror.prepare(&statement.sql)?;
             again.check_args(&statement.params)?;
-            let same = again.analysis.verb == Verb::Insert
-                && again.analysis.record.target == ready.prepared.analysis.record.target;
-            if !same {
-                return Err(Error::new(
-                    Code::Internal,
-                    format!("a rewritten statement means something else: {}", statement.sql),
-                ));
-            }
+            same_meaning(&again, &ready.prepared, Verb::Insert)?;
         }
         Ok(())
     }
@@ -406,6 +406,14 @@ pub(crate) fn input<'a>(
     options: &Options,
 ) -> Input<'a> {
     Input { mirror: &ready.mirror, prepared: &ready.prepared, params, allow_partial: options.allow_partial, keys }
+}
+
+/// Does a statement that was written anew still do `verb` to the same table?
+pub(crate) fn same_meaning(again: &Prepared, written: &Prepared, verb: Verb) -> Result<(), Error> {
+    match again.analysis.verb == verb && again.analysis.record.target == written.analysis.record.target {
+        true => Ok(()),
+        false => Err(Error::new(Code::Internal, format!("a rewritten statement means something else: {}", again.sql))),
+    }
 }
 
 /// Is the generated column part of the shard key?

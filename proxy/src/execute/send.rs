@@ -1,7 +1,7 @@
 //! Sends parts of a plan to their shards and puts the answers together.
 
 use flotilla_shared::client::unexpected;
-use flotilla_shared::error::{Code, Error};
+use flotilla_shared::error::{Class, Code, Error};
 use flotilla_shared::ids::{GroupId, RequestId, SchemaVersion};
 use flotilla_shared::value::Value;
 use flotilla_shared::wire::{Read, Request, Response, Route, Rows, Statement, StatementResult, Write, WriteResult};
@@ -149,25 +149,35 @@ impl Proxy {
             .collect();
         let outcomes: Vec<(&Part, Result<StatementResult, Error>)> =
             futures::stream::iter(writes).buffered(MAX_FAN_OUT).collect().await;
-        let mut sum = StatementResult::default();
-        let mut shards = Vec::with_capacity(outcomes.len());
-        for (part, outcome) in outcomes {
-            shards.push((part.shard, outcome.as_ref().map(|result| result.rows_affected).map_err(Clone::clone)));
-            let Ok(result) = outcome else { continue };
-            sum.rows_affected += result.rows_affected;
-            if part.last_row {
-                sum.last_insert_id = result.last_insert_id;
-            }
-            match (&mut sum.rows, result.rows) {
-                (Some(sum), Some(rows)) => sum.values.extend(rows.values),
-                (none, rows) => *none = none.take().or(rows),
-            }
+        total(outcomes.into_iter().map(|(part, outcome)| (part.shard, part.last_row, outcome)).collect())
+    }
+}
+
+/// Puts together what the parts of a write did: their shard, whether the last row of an INSERT is
+/// among theirs, and the result.
+///
+/// # Errors
+/// When no part took effect: why; what is not known to have failed goes first.
+pub fn total(outcomes: Vec<(GroupId, bool, Result<StatementResult, Error>)>) -> Result<Output, Error> {
+    let mut sum = StatementResult::default();
+    let mut shards = Vec::with_capacity(outcomes.len());
+    for (shard, last_row, outcome) in outcomes {
+        shards.push((shard, outcome.as_ref().map(|result| result.rows_affected).map_err(Clone::clone)));
+        let Ok(result) = outcome else { continue };
+        sum.rows_affected += result.rows_affected;
+        if last_row {
+            sum.last_insert_id = result.last_insert_id;
         }
-        let failed = shards.iter().filter(|(_, outcome)| outcome.is_err()).count();
-        match (failed, shards.iter().find_map(|(_, outcome)| outcome.as_ref().err())) {
-            (0, _) | (_, None) => Ok(Output::Write(sum)),
-            (_, Some(error)) if failed == shards.len() => Err(error.clone()),
-            _ => Ok(Output::Partial { result: sum, shards }),
+        match (&mut sum.rows, result.rows) {
+            (Some(sum), Some(rows)) => sum.values.extend(rows.values),
+            (none, rows) => *none = none.take().or(rows),
         }
+    }
+    let failed: Vec<&Error> = shards.iter().filter_map(|(_, outcome)| outcome.as_ref().err()).collect();
+    let unknown = failed.iter().find(|error| error.code.class() == Class::Unknown);
+    match unknown.or(failed.first()) {
+        None => Ok(Output::Write(sum)),
+        Some(error) if failed.len() == shards.len() => Err((*error).clone()),
+        _ => Ok(Output::Partial { result: sum, shards }),
     }
 }

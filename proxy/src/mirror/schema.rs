@@ -3,13 +3,15 @@
 //!
 //! Read once per schema version from the mirror's own SQLite and the registry's objects.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use flotilla_shared::ids::PlacementId;
 use flotilla_shared::registry::{HOME, Registry, Table};
+use flotilla_shared::value::Value;
 use rusqlite::Connection;
 
 use crate::lex::{Kind, Tokens};
+use crate::mirror::fold::fold;
 
 /// A foreign key.
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ pub struct Schema {
     pub strict: BTreeSet<String>,
     /// Columns of each table's indexes, but for those on expressions, by lower-case name of the table.
     pub indexes: HashMap<String, Vec<Vec<String>>>,
+    /// Constant defaults of shard key columns, by lower-case table name and column index.
+    pub key_defaults: HashMap<String, BTreeMap<usize, Value>>,
     /// Is any table outside the home placement?
     pub has_sharded: bool,
 }
@@ -66,6 +70,9 @@ impl Schema {
             indexes: indexes(db)?,
             ..Self::default()
         };
+        for (name, table) in registry.tables.iter().filter(|(_, table)| !table.key.is_empty()) {
+            schema.key_defaults.insert(name.clone(), key_defaults(table, db)?);
+        }
         for object in &registry.objects {
             let name = object.name.to_ascii_lowercase();
             match object.kind.as_str() {
@@ -134,6 +141,18 @@ fn indexes(db: &Connection) -> rusqlite::Result<HashMap<String, Vec<Vec<String>>
         }
     }
     Ok(indexes)
+}
+
+fn key_defaults(table: &Table, db: &Connection) -> rusqlite::Result<BTreeMap<usize, Value>> {
+    let mut query = db.prepare("SELECT name, dflt_value FROM pragma_table_xinfo(?1) WHERE dflt_value IS NOT NULL")?;
+    let mut rows = query.query([&table.name])?;
+    let mut defaults = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let (name, text): (String, String) = (row.get(0)?, row.get(1)?);
+        let index = table.column(&name).filter(|index| table.key.contains(index));
+        defaults.extend(index.and_then(|index| Some((index, fold(&text, &[])?))));
+    }
+    Ok(defaults)
 }
 
 fn foreign_keys(db: &Connection) -> rusqlite::Result<Vec<ForeignKey>> {

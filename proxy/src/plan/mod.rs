@@ -9,11 +9,14 @@
 //! 4. any other SELECT: the shards do what they can, and SQLite finishes it in the proxy ([`read`]);
 //! 5. all else is refused by name.
 
+pub mod across;
 pub mod keys;
+pub mod pieces;
 pub mod read;
 pub mod route;
 pub mod shape;
 pub mod split;
+pub mod stage;
 #[cfg(test)]
 mod tests;
 pub mod write;
@@ -32,7 +35,8 @@ use crate::mirror::{Mirror, Prepared};
 use keys::{by_owner, claim_all, claim_slots, sole_owner, stale};
 use read::{Merge, plan_select};
 use route::Keys;
-pub use write::{missing_keys, row_owner};
+pub use stage::Staged;
+pub use write::{missing_keys, row_owner, staged_change};
 use write::{plan_change, plan_insert, with_keys};
 
 /// What one shard does.
@@ -61,6 +65,8 @@ pub enum Plan {
     All(Vec<Part>),
     /// On several shards, and then in the proxy's own SQLite.
     Merge(Box<Merge>),
+    /// Rows are read first, then written.
+    Staged(Staged),
     /// Nowhere: the mirror answers it, because it asks for the schema or can find no row.
     Local,
     /// Not at all.
@@ -75,10 +81,21 @@ impl Plan {
             Self::Some(_) => "some",
             Self::All(_) => "all",
             Self::Merge(_) => "merge",
+            Self::Staged(_) => "staged",
             Self::Local => "local",
             Self::Refused(_) => "refused",
         }
     }
+}
+
+/// A statement with its arguments.
+pub(crate) fn show(f: &mut fmt::Formatter<'_>, statement: &Statement) -> fmt::Result {
+    write!(f, " {}", statement.sql)?;
+    if let Params::Positional(args) = &statement.params {
+        let args: Vec<String> = args.iter().map(|value| value.to_json().to_string()).collect();
+        write!(f, " <{}>", args.join(", "))?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for Part {
@@ -90,14 +107,7 @@ impl fmt::Display for Part {
                 None => write!(f, " [placement {} at {}]", claim.placement, claim.epoch)?,
             }
         }
-        for statement in self.guard.iter().chain(&self.statement) {
-            write!(f, " {}", statement.sql)?;
-            if let Params::Positional(args) = &statement.params {
-                let args: Vec<String> = args.iter().map(|value| value.to_json().to_string()).collect();
-                write!(f, " <{}>", args.join(", "))?;
-            }
-        }
-        Ok(())
+        self.guard.iter().chain(&self.statement).try_for_each(|statement| show(f, statement))
     }
 }
 
@@ -120,6 +130,7 @@ impl fmt::Display for Plan {
                 }
                 write!(f, "\n  finish {}", merge.finish.sql)
             }
+            Self::Staged(staged) => write!(f, "staged {staged}"),
             Self::Local => f.write_str("local"),
             Self::Refused(error) => write!(f, "refused {error}"),
         }

@@ -13,6 +13,8 @@ use flotilla_shared::wire::Statement;
 
 use crate::analyze::insert::{InsertShape, Item};
 use crate::mirror::Prepared;
+use crate::mirror::fold::fold;
+use crate::plan::keys::resolve;
 
 /// Where an assigned key goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +34,11 @@ pub struct Assigned<'a> {
     pub keys: BTreeMap<usize, (KeyPlace, i64)>,
 }
 
-struct Writer<'a> {
+/// Writes a statement from pieces of another one.
+pub struct Writer<'a> {
     prepared: &'a Prepared,
-    shape: &'a InsertShape,
+    /// Parameters of its text, with their places and numbers.
+    places: &'a [(Range<usize>, usize)],
     params: &'a Params,
     sql: String,
     args: Vec<Value>,
@@ -42,10 +46,34 @@ struct Writer<'a> {
     numbers: BTreeMap<usize, usize>,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    /// An empty statement.
+    pub fn new(prepared: &'a Prepared, places: &'a [(Range<usize>, usize)], params: &'a Params) -> Self {
+        Self { prepared, places, params, sql: String::new(), args: Vec::new(), numbers: BTreeMap::new() }
+    }
+
+    /// Adds text as it is.
+    pub fn push(&mut self, text: &str) {
+        self.sql.push_str(text);
+    }
+
+    /// Adds a value, as an argument.
+    pub fn value(&mut self, value: Value) {
+        self.args.push(value);
+        self.sql.push_str(&format!("?{}", self.args.len()));
+    }
+
+    /// The statement.
+    pub fn finish(self) -> Statement {
+        Statement { sql: self.sql, params: Params::Positional(self.args) }
+    }
+
     /// Copies a piece of the text with its parameters numbered anew.
-    fn copy(&mut self, piece: Range<usize>) -> Result<(), Error> {
-        let params = &self.shape.params;
+    ///
+    /// # Errors
+    /// [`Code::WrongArgCount`] when an argument is missing.
+    pub fn copy(&mut self, piece: Range<usize>) -> Result<(), Error> {
+        let params = self.places;
         let first = params.partition_point(|(span, _)| span.start < piece.start);
         let mut at = piece.start;
         for (span, number) in params[first..].iter().take_while(|(span, _)| span.end <= piece.end) {
@@ -67,8 +95,7 @@ impl Writer<'_> {
     }
 
     fn key(&mut self, key: i64) {
-        self.args.push(Value::Integer(key));
-        self.sql.push_str(&format!("?{}", self.args.len()));
+        self.value(Value::Integer(key));
     }
 }
 
@@ -87,14 +114,8 @@ pub fn rewrite(
     rows: &[usize],
     assigned: Option<&Assigned<'_>>,
 ) -> Result<Statement, Error> {
-    let mut writer = Writer {
-        prepared,
-        shape,
-        params,
-        sql: String::with_capacity(prepared.sql.len() + 32),
-        args: Vec::new(),
-        numbers: BTreeMap::new(),
-    };
+    let mut writer = Writer::new(prepared, &shape.params, params);
+    writer.sql.reserve(prepared.sql.len() + 32);
     let appends = assigned.filter(|assigned| assigned.keys.values().any(|(place, _)| *place == KeyPlace::Append));
     writer.copy(0..shape.columns_at)?;
     if let Some(assigned) = appends {
@@ -124,7 +145,18 @@ pub fn rewrite(
         }
     }
     writer.copy(shape.source.end..prepared.sql.len())?;
-    Ok(Statement { sql: writer.sql, params: Params::Positional(writer.args) })
+    Ok(writer.finish())
+}
+
+/// The value of an item of a row: a literal, an argument, or what SQLite makes of a constant
+/// expression. `None` when it is not the same each time.
+pub fn item_value(prepared: &Prepared, shape: &InsertShape, params: &Params, item: &Item) -> Option<Value> {
+    if let Some(term) = &item.term {
+        return resolve(term, prepared, params).cloned();
+    }
+    let mut writer = Writer::new(prepared, &shape.params, params);
+    writer.copy(item.span.clone()).ok()?;
+    fold(&writer.sql, &writer.args)
 }
 
 fn write_row(

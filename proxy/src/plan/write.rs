@@ -12,12 +12,14 @@ use flotilla_shared::slot::slot_of;
 use flotilla_shared::value::Value;
 use flotilla_shared::wire::Statement;
 
-use super::keys::{by_owner, claim_all, claim_slots, is_column, key_columns, resolve};
+use super::across::{self, Spread};
+use super::keys::{by_owner, claim_all, claim_slots, is_column, key_columns};
 use super::route::Keys;
-use super::split::{Assigned, KeyPlace, key_guard, rewrite};
+use super::split::{Assigned, KeyPlace, item_value, key_guard, rewrite};
+use super::stage::{Change, Staged};
 use super::{Input, Part, Plan, as_written, first_slots, one_or, pinned_parts, placement};
 use crate::analyze::Verb;
-use crate::analyze::insert::InsertShape;
+use crate::analyze::insert::{InsertShape, Item};
 
 /// Puts generated keys into an INSERT that one shard takes as a whole.
 pub(super) fn with_keys(input: Input<'_>, registry: &Registry, part: Part) -> Result<Part, Error> {
@@ -50,47 +52,55 @@ fn guard(
     (resolves && !keys.is_empty()).then(|| key_guard(&table.name, assigned.column, &keys))
 }
 
-/// The sharded table that a write is about.
+/// The table that a write is about.
 fn target<'a>(input: Input<'_>, registry: &'a Registry) -> Result<(&'a Table, &'a Placement), Error> {
-    let analysis = &input.prepared.analysis;
-    let unroutable = |why: String| {
-        Error::new(Code::Unroutable, why)
+    let name = input.prepared.analysis.record.target.as_deref().unwrap_or("");
+    let table = registry.table(name).ok_or_else(|| {
+        Error::new(Code::Unroutable, format!("`{name}` is not a table"))
             .hint("the statement would need rows of several shards; write the tables one by one, by key")
-    };
-    let name = analysis.record.target.as_deref().unwrap_or("");
-    let table = registry.table(name).ok_or_else(|| unroutable(format!("`{name}` is not a table")))?;
-    if let Some(why) = &analysis.reaches {
-        return Err(unroutable(why.clone()));
-    }
-    if let Some((other, _)) = analysis.touched.iter().find(|(_, placement)| *placement != table.placement) {
-        return Err(unroutable(format!(
-            "the statement writes {name} and touches {other}, which is sharded differently"
-        )));
-    }
-    if let Some(column) =
-        table.key_names().find(|column| analysis.record.updated.contains(&column.to_ascii_lowercase()))
-    {
-        return Err(Error::new(Code::ShardKeyUpdate, format!("column {column} is the shard key of {}", table.name))
-            .hint("insert the row with its new key, then delete the old one"));
-    }
+    })?;
     Ok((table, placement(registry, table)?))
 }
 
-fn across_shards(shards: usize, table: &Table, what: &str) -> Error {
-    Error::new(Code::CrossShardWrite, format!("{what} rows of {} on {shards} shards", table.name)).hint(
-        "fix the shard key with = or IN, write each shard's rows in a statement of their own, or set allow_partial=true to do without atomicity",
-    )
+/// Refuses a write that may reach rows beyond those that it names.
+fn confined(input: Input<'_>, table: &Table) -> Result<(), Error> {
+    match &input.prepared.analysis.reaches {
+        Some(why) if table.placement != HOME => Err(Error::new(Code::Unroutable, why.clone())
+            .hint("the statement would need rows of several shards; write the tables one by one, by key")),
+        _ => Ok(()),
+    }
 }
 
+fn updated_key<'a>(input: Input<'_>, table: &'a Table) -> Option<&'a str> {
+    table.key_names().find(|column| input.prepared.analysis.record.updated.contains(&column.to_ascii_lowercase()))
+}
+
+fn refused_key_update(table: &Table, column: &str, why: &str) -> Error {
+    Error::new(Code::ShardKeyUpdate, format!("column {column} is the shard key of {}{why}", table.name))
+        .hint("insert the row with its new key, then delete the old one")
+}
+
+/// Plans an UPDATE or DELETE. What can be decided where the row is runs as written on the shards that
+/// have such rows; what holds a query, or moves rows, is read first and then written by key.
 pub(super) fn plan_change(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
     let (table, placement) = target(input, registry)?;
+    confined(input, table)?;
+    let analysis = &input.prepared.analysis;
     let unroutable =
         |why: String| Error::new(Code::Unroutable, why).hint("fix the shard key with = or IN and use no subquery");
-    let syntax = input.prepared.analysis.syntax(&input.prepared.sql);
-    let syntax =
-        syntax.ok_or_else(|| unroutable("the statement is not one that the planner can take apart".to_owned()))?;
-    if let [first, ..] = syntax.constructs[..] {
-        return Err(unroutable(format!("the statement changes {} by {first}", table.name)));
+    let shape = analysis
+        .change(&input.prepared.sql)
+        .ok_or_else(|| unroutable("the statement is not one that the planner can take apart".to_owned()))?;
+    if shape.tail_queries {
+        return Err(unroutable("RETURNING holds a query".to_owned()));
+    }
+    let change = Change { prepared: input.prepared, params: input.params, shape, table };
+    let moved = updated_key(input, table);
+    if let (Some(column), Some(why)) = (moved, &analysis.target_stays) {
+        return Err(refused_key_update(table, column, &format!(", and {why}")));
+    }
+    if moved.is_some() || shape.queries || analysis.touched.iter().any(|(_, other)| *other != table.placement) {
+        return Ok(Plan::Staged(Staged::ByKey(change.read()?)));
     }
     let (parts, all) = match first_slots(input, registry, table, placement) {
         // Any owner finds no row.
@@ -99,10 +109,18 @@ pub(super) fn plan_change(input: Input<'_>, registry: &Registry) -> Result<Plan,
         Keys::All => (placement.owners().map(|shard| as_written(shard, claim_all(placement, shard))).collect(), true),
     };
     one_or(parts, |parts| match (input.allow_partial, all) {
-        (false, _) => Err(across_shards(parts.len(), table, "the statement would change")),
+        (false, _) => Ok(Plan::Staged(Staged::Find(change.probe()?, parts))),
         (true, true) => Ok(Plan::All(parts)),
         (true, false) => Ok(Plan::Some(parts)),
     })
+}
+
+/// The parts of a write in two steps, for what follows its read.
+pub fn staged_change<'a>(input: Input<'a>, registry: &'a Registry) -> Result<(Change<'a>, &'a Placement), Error> {
+    let (table, placement) = target(input, registry)?;
+    let shape = input.prepared.analysis.change(&input.prepared.sql);
+    let shape = shape.ok_or_else(|| Error::new(Code::Internal, "a write in two steps has no parts"))?;
+    Ok((Change { prepared: input.prepared, params: input.params, shape, table }, placement))
 }
 
 /// Where the rows of an INSERT hold column `index` of the table; `None` when they do not.
@@ -140,8 +158,8 @@ pub fn missing_keys(input: Input<'_>, registry: &Registry) -> BTreeMap<usize, Ke
                 missing.insert(n, KeyPlace::Append);
             }
             Some(position) => {
-                let term = row.items.get(position).and_then(|item| item.term.as_ref());
-                if term.and_then(|term| resolve(term, input.prepared, input.params)) == Some(&Value::Null) {
+                let value = row.items.get(position).and_then(|item| value_of(input, shape, item));
+                if value == Some(Value::Null) {
                     missing.insert(n, KeyPlace::Replace(position));
                 }
             }
@@ -150,14 +168,17 @@ pub fn missing_keys(input: Input<'_>, registry: &Registry) -> BTreeMap<usize, Ke
     missing
 }
 
+/// Plans an INSERT. Rows that come from a query, or whose keys are not the same each time they are
+/// computed, are read first and then inserted as values.
 pub(super) fn plan_insert(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
     let (table, placement) = target(input, registry)?;
-    let Some(shape) = input.prepared.analysis.insert(&input.prepared.sql) else {
-        return Err(Error::new(
-            Code::CrossShardWrite,
-            format!("rows for {} come from a query, and may belong on several shards", table.name),
-        )
-        .hint("read the rows first, then INSERT … VALUES with literals or arguments"));
+    confined(input, table)?;
+    if let Some(column) = updated_key(input, table) {
+        return Err(refused_key_update(table, column, "; DO UPDATE cannot change it"));
+    }
+    let known = input.prepared.analysis.insert(&input.prepared.sql);
+    let Some(shape) = known.filter(|shape| !computes_anew(input, table, shape)) else {
+        return plan_insert_of_rows(input, table);
     };
     let places = missing_keys(input, registry);
     if let Some(row) = places.keys().find(|row| !input.keys.contains_key(row)) {
@@ -173,9 +194,7 @@ pub(super) fn plan_insert(input: Input<'_>, registry: &Registry) -> Result<Plan,
             slots.push(slot);
         }
     }
-    if shards.len() > 1 && !input.allow_partial {
-        return Err(across_shards(shards.len(), table, "the statement would insert"));
-    }
+    across::decide(Spread::Shards(shards.len()), input.allow_partial, "insert", &table.name)?;
     let single = shards.len() == 1;
     let mut parts = Vec::with_capacity(shards.len());
     for (shard, (rows, slots)) in shards {
@@ -194,6 +213,34 @@ pub(super) fn plan_insert(input: Input<'_>, registry: &Registry) -> Result<Plan,
     one_or(parts, |parts| Ok(Plan::Some(parts)))
 }
 
+fn plan_insert_of_rows(input: Input<'_>, table: &Table) -> Result<Plan, Error> {
+    let refused = |why: &str| {
+        Error::new(Code::Unroutable, format!("rows for {} come from a query, and {why}", table.name))
+            .hint("read the rows first, then INSERT … VALUES with literals or arguments")
+    };
+    let shape = input.prepared.analysis.change(&input.prepared.sql);
+    let shape = shape.ok_or_else(|| refused("the statement is not one that the planner can take apart"))?;
+    if shape.tail_queries {
+        return Err(refused("another query is in ON CONFLICT or RETURNING"));
+    }
+    let change = Change { prepared: input.prepared, params: input.params, shape, table };
+    Ok(Plan::Staged(Staged::Insert(change.source()?)))
+}
+
+/// Is there a row whose key must be computed, and may differ each time?
+fn computes_anew(input: Input<'_>, table: &Table, shape: &InsertShape) -> bool {
+    let columns = table.key.iter().copied().chain(table.rowid_alias);
+    let positions: Vec<usize> = columns.filter_map(|index| item_of(table, shape, index).ok()?).collect();
+    shape.rows.iter().any(|row| {
+        let mut items = positions.iter().filter_map(|position| row.items.get(*position));
+        items.any(|item| item.term.is_none() && value_of(input, shape, item).is_none())
+    })
+}
+
+fn value_of(input: Input<'_>, shape: &InsertShape, item: &Item) -> Option<Value> {
+    item_value(input.prepared, shape, input.params, item)
+}
+
 /// The slot of one row.
 fn row_slot(
     input: Input<'_>,
@@ -209,13 +256,20 @@ fn row_slot(
             continue;
         }
         let name = &table.columns[*index].name;
-        let position =
-            item_of(table, shape, *index)?.ok_or_else(|| no_key(table, row, &format!("has no value for {name}")))?;
-        let term = shape.rows[row].items.get(position).and_then(|item| item.term.as_ref());
-        let term = term.ok_or_else(|| no_key(table, row, &format!("computes the value of {name}")))?;
-        match resolve(term, input.prepared, input.params) {
-            Some(Value::Null) | None => return Err(no_key(table, row, &format!("has NULL for {name}"))),
-            Some(value) => key.push(value.clone()),
+        let value = match item_of(table, shape, *index)? {
+            Some(position) => match shape.rows[row].items.get(position) {
+                Some(item) => value_of(input, shape, item)
+                    .ok_or_else(|| no_key(table, row, &format!("computes the value of {name}")))?,
+                None => Value::Null,
+            },
+            None => match input.prepared.analysis.key_defaults.get(index) {
+                Some(default) => default.clone(),
+                None => return Err(no_key(table, row, &format!("has no value for {name}"))),
+            },
+        };
+        match value {
+            Value::Null => return Err(no_key(table, row, &format!("has NULL for {name}"))),
+            value => key.push(value),
         }
     }
     Ok(slot_of(&key_columns(table), &key, placement.slots))

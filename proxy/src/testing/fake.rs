@@ -35,8 +35,11 @@ struct State {
     shown: Registry,
     hold: bool,
     shards: BTreeMap<GroupId, Shard>,
-    /// Answers of writes to lose.
+    /// Answers of writes to lose, after that many that are not.
     lose: u32,
+    lose_after: u32,
+    /// The write request to hold back, counted down to it.
+    hold_write: Option<u32>,
     applied: u64,
     /// Rows of streams that were not pulled yet.
     streams: HashMap<RequestId, Vec<Vec<Value>>>,
@@ -49,6 +52,8 @@ pub const PIECE_ROWS: usize = 10;
 pub struct FakeNode {
     state: Mutex<State>,
     shown: watch::Sender<u64>,
+    /// Is a write being held back?
+    held: watch::Sender<bool>,
     _stop: watch::Sender<bool>,
 }
 
@@ -75,9 +80,12 @@ impl FakeNode {
                 hold: false,
                 shards,
                 lose: 0,
+                lose_after: 0,
+                hold_write: None,
                 applied: 0,
                 streams: HashMap::new(),
             }),
+            held: watch::channel(false).0,
             _stop: stop,
         });
         let serving = Arc::clone(&node);
@@ -89,7 +97,28 @@ impl FakeNode {
 
     /// Loses the answers of the next `count` writes, after applying them.
     pub fn lose_answers(&self, count: u32) {
-        self.state.lock().unwrap().lose = count;
+        self.lose_answers_after(0, count);
+    }
+
+    /// The same, but answers `skip` writes first.
+    pub fn lose_answers_after(&self, skip: u32, count: u32) {
+        let mut state = self.state.lock().unwrap();
+        (state.lose_after, state.lose) = (skip, count);
+    }
+
+    /// Holds back one write, before it is applied, after letting `skip` others through.
+    pub fn hold_write_after(&self, skip: u32) {
+        self.state.lock().unwrap().hold_write = Some(skip);
+    }
+
+    /// Waits until a write is being held back.
+    pub async fn until_held(&self) {
+        self.held.subscribe().wait_for(|held| *held).await.unwrap();
+    }
+
+    /// Lets it go on.
+    pub fn release_write(&self) {
+        self.held.send_replace(false);
     }
 
     /// Writes applied, not counting those that were remembered.
@@ -158,6 +187,16 @@ impl FakeNode {
         }
     }
 
+    fn holds_this(&self) -> bool {
+        let mut state = self.state.lock().unwrap();
+        let holds = state.hold_write == Some(0);
+        state.hold_write = state.hold_write.and_then(|skip| skip.checked_sub(1));
+        if holds {
+            self.held.send_replace(true);
+        }
+        holds
+    }
+
     async fn answer(&self, request: Request) -> Option<Result<Response, Error>> {
         if let Request::Watch { since, wait_ms, .. } = request {
             let mut changes = self.shown.subscribe();
@@ -166,11 +205,16 @@ impl FakeNode {
             let shown = self.state.lock().unwrap().shown.clone();
             return Some(Ok(Response::Registry((shown.version > since).then(|| Box::new(shown)))));
         }
+        if matches!(request, Request::Write { .. }) && self.holds_this() {
+            self.held.subscribe().wait_for(|held| !*held).await.ok();
+        }
         let mut state = self.state.lock().unwrap();
         let answer = match request {
             Request::Write { group, writes } => {
                 let results = writes.into_iter().map(|write| state.write(group, write)).collect();
-                if state.lose > 0 {
+                if state.lose_after > 0 {
+                    state.lose_after -= 1;
+                } else if state.lose > 0 {
                     state.lose -= 1;
                     return None;
                 }
@@ -308,7 +352,10 @@ impl State {
         for row in found {
             let (kind, name, of, sql): (String, String, String, String) = row.unwrap();
             let known = self.registry.table(&of);
-            if known.is_some_and(|known| known.placement != placement) {
+            let mut objects_before = self.registry.objects.iter();
+            let before = objects_before.find(|object| object.kind == kind && object.name == name);
+            let lives = known.map(|known| known.placement).or(before.map(|object| object.placement));
+            if lives.is_some_and(|lives| lives != placement) {
                 continue;
             }
             if kind == "table" {

@@ -1,0 +1,292 @@
+//! Writes of several steps take effect once.
+//!
+//! What such a write does depends on what it read, so a second try of the request may come to other
+//! pieces, on other shards: remembering each piece by its id is not enough. The invariant is: *of all
+//! tries of a request, the pieces of at most one take effect*. It is kept like this:
+//!
+//! 1. A request goes through **generations**, each with an id of its own, [`STEPS`] from the request's.
+//! 2. Before a try sends any piece of a generation, it writes a **memo** under the generation's id: a
+//!    random name of the try, and the shards of its pieces. The memo is a write like any other and its
+//!    result is remembered, so whoever comes later gets the memo of the first.
+//! 3. The pieces of a generation have ids that depend on the generation and their place alone.
+//! 4. A try that finds the memo of another one writes a **fence** under the id of each of its pieces: a
+//!    statement that does nothing. Where the piece was applied, the shard answers its first result;
+//!    where not, the fence now has its id, and the piece can never be applied.
+//! 5. If one was applied, the request is answered from these first results. If none was, the
+//!    generation is dead, and the try goes on with the next one, reading anew.
+//!
+//! A crash before 2 leaves nothing. One between 2 and the pieces leaves a memo that the next try
+//! fences. One among the pieces leaves those that were applied (which `allow_partial` allows), and the
+//! next try reports them. Memos, pieces and fences are remembered as long as any write.
+//!
+//! A request whose id the client did not choose is never tried again by anyone, so it needs no memo;
+//! generations only keep its own tries apart.
+
+use flotilla_shared::error::{Class, Code, Error};
+use flotilla_shared::ids::{GroupId, RequestId};
+use flotilla_shared::registry::HOME_SHARD;
+use flotilla_shared::value::{Params, Value};
+use flotilla_shared::wire::{Route, Rows, Statement, StatementResult, Write};
+use futures::StreamExt;
+
+use crate::Proxy;
+use crate::execute::Options;
+use crate::execute::send::{self, MAX_FAN_OUT};
+use crate::execute::staged::Made;
+use crate::plan::pieces::Piece;
+use crate::respond::Output;
+
+/// Part numbers of generations lie beyond those of shards and of collisions.
+pub const STEPS: u64 = 1 << 41;
+
+/// Tries of one request. Each takes a retry of the client, a collision of keys or a map that changed
+/// in the middle.
+pub const MAX_GENERATIONS: u64 = 64;
+
+/// The part of a generation's id that the memo has; pieces come behind.
+const MEMO: u64 = 0;
+
+/// The column by which the answer to a fence is told from that of a piece.
+const FENCE: &str = "_flotilla_fence";
+
+/// What the first try of a generation was about to send.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Memo {
+    /// Its try.
+    pub name: RequestId,
+    /// The try was refused and sends nothing.
+    pub void: bool,
+    /// Shard, silence and last row of each piece.
+    pieces: Vec<(GroupId, bool, bool)>,
+}
+
+impl Memo {
+    /// The memo of a try; without pieces it is void.
+    pub(crate) fn new(name: RequestId, pieces: Option<&[Piece]>) -> Self {
+        let marks = |piece: &Piece| (piece.shard, piece.silent, piece.last_row);
+        Self { name, void: pieces.is_none(), pieces: pieces.unwrap_or_default().iter().map(marks).collect() }
+    }
+
+    fn text(&self) -> String {
+        let pieces: Vec<String> = self
+            .pieces
+            .iter()
+            .map(|(shard, silent, last)| format!("{}.{}.{}", shard.0, u8::from(*silent), u8::from(*last)))
+            .collect();
+        format!("{:032x} {} {}", self.name.0, u8::from(self.void), pieces.join(" "))
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        let name = RequestId(u128::from_str_radix(words.next()?, 16).ok()?);
+        let void = words.next()? == "1";
+        let piece = |word: &str| {
+            let mut numbers = word.split('.').map(str::parse::<u32>);
+            Some((GroupId(numbers.next()?.ok()?), numbers.next()?.ok()? == 1, numbers.next()?.ok()? == 1))
+        };
+        Some(Self { name, void, pieces: words.map(piece).collect::<Option<_>>()? })
+    }
+}
+
+/// What became of a piece.
+pub(crate) enum Sent {
+    /// It took effect.
+    Applied(StatementResult),
+    /// Another try has made sure that it never does.
+    Fenced,
+    /// It failed, or nobody knows.
+    Failed(Error),
+}
+
+impl Sent {
+    /// Did it surely change nothing?
+    pub(crate) fn is_nothing(&self) -> bool {
+        match self {
+            Self::Applied(_) => false,
+            Self::Fenced => true,
+            Self::Failed(error) => error.code.class() != Class::Unknown && error.code != Code::ResultForgotten,
+        }
+    }
+
+    fn of(outcome: Result<Vec<StatementResult>, Error>, silent: bool) -> Self {
+        let results = match outcome {
+            Ok(results) => results,
+            Err(error) => return Self::Failed(error),
+        };
+        let mut sum = StatementResult::default();
+        for result in results {
+            if result.rows.as_ref().is_some_and(|rows| rows.columns == [FENCE]) {
+                return Self::Fenced;
+            }
+            sum.last_insert_id = result.last_insert_id;
+            sum.rows_affected += if silent { 0 } else { result.rows_affected };
+            match (&mut sum.rows, result.rows.filter(|_| !silent)) {
+                (Some(sum), Some(rows)) => sum.values.extend(rows.values),
+                (none, rows) => *none = none.take().or(rows),
+            }
+        }
+        Self::Applied(sum)
+    }
+
+    fn result(self) -> Result<StatementResult, Error> {
+        match self {
+            Self::Applied(result) => Ok(result),
+            Self::Failed(error) => Err(error),
+            Self::Fenced => Err(Error::new(Code::Conflict, "not applied: that try of the request was interrupted")
+                .hint("the parts that were applied stay; write the rest in a request of its own")),
+        }
+    }
+}
+
+/// The answer for a write that came to no piece at all.
+fn nothing(returning: Option<&Rows>) -> Output {
+    Output::Write(StatementResult { rows: returning.cloned(), ..StatementResult::default() })
+}
+
+/// Puts the answers of pieces together.
+pub(crate) fn answer(sent: Vec<(GroupId, bool, Sent)>, returning: Option<&Rows>) -> Result<Output, Error> {
+    if sent.is_empty() {
+        return Ok(nothing(returning));
+    }
+    let mut output = send::total(sent.into_iter().map(|(shard, last, sent)| (shard, last, sent.result())).collect())?;
+    if let Output::Write(result) | Output::Partial { result, .. } = &mut output
+        && let (Some(rows), Some(named)) = (&mut result.rows, returning)
+    {
+        (rows.columns, rows.types) = (named.columns.clone(), named.types.clone());
+    }
+    Ok(output)
+}
+
+impl Proxy {
+    async fn send_one(&self, shard: GroupId, write: Write, options: &Options) -> Result<Vec<StatementResult>, Error> {
+        self.send_writes(shard, vec![write], options).await?.remove(0)
+    }
+
+    /// Writes the memo of a generation, or gets that of an earlier try.
+    pub(crate) async fn remember(&self, generation: RequestId, memo: &Memo, options: &Options) -> Result<Memo, Error> {
+        let lost = |why: String| {
+            Error::new(Code::OutcomeUnknown, format!("an earlier try of this request cannot be told of: {why}"))
+                .hint("read the rows to see what it did")
+        };
+        let params = Params::Positional(vec![Value::Text(memo.text())]);
+        let statements = vec![Statement { sql: "SELECT ?1".to_owned(), params }];
+        let write = Write { id: generation.part(MEMO), route: None, statements };
+        let results = match self.send_one(HOME_SHARD, write, options).await {
+            Err(error) if error.code == Code::ResultForgotten => return Err(lost(error.message)),
+            other => other?,
+        };
+        let rows = results.into_iter().next().and_then(|result| result.rows);
+        match rows.and_then(|rows| rows.values.into_iter().next()?.into_iter().next()) {
+            Some(Value::Text(text)) => Memo::read(&text).ok_or_else(|| lost("its memo does not read".to_owned())),
+            _ => Err(lost("its memo is not kept".to_owned())),
+        }
+    }
+
+    /// Finds out what the pieces of a memo did, and makes sure that they do nothing from now on.
+    /// `None` when none of them took effect.
+    pub(crate) async fn settle(
+        &self,
+        generation: RequestId,
+        memo: &Memo,
+        returning: Option<&Rows>,
+        options: &Options,
+    ) -> Result<Option<Output>, Error> {
+        if memo.void {
+            return Ok(None);
+        }
+        let fences = memo.pieces.iter().enumerate().map(|(n, (shard, silent, last))| async move {
+            let fence = Statement::bare(format!("SELECT 1 AS \"{FENCE}\""));
+            let write = Write { id: generation.part(n as u64 + 1), route: None, statements: vec![fence] };
+            (*shard, *last, Sent::of(self.send_one(*shard, write, options).await, *silent))
+        });
+        let fences: Vec<_> = fences.collect();
+        let sent: Vec<(GroupId, bool, Sent)> = futures::stream::iter(fences).buffered(MAX_FAN_OUT).collect().await;
+        for (_, _, sent) in &sent {
+            if let Sent::Failed(error) = sent
+                && matches!(error.code.class(), Class::Retry | Class::Unknown)
+            {
+                return Err(error.clone());
+            }
+        }
+        match !sent.is_empty() && sent.iter().all(|(_, _, sent)| sent.is_nothing()) {
+            true => Ok(None),
+            false => answer(sent, returning).map(Some),
+        }
+    }
+
+    /// Sends the pieces of a generation: those of one shard in order, the shards at the same time, and
+    /// then those that wait for others.
+    pub(crate) async fn send_pieces(
+        &self,
+        generation: RequestId,
+        made: &Made,
+        options: &Options,
+    ) -> Vec<(GroupId, bool, Sent)> {
+        let pieces = &made.pieces;
+        let mut done: Vec<Option<Sent>> = pieces.iter().map(|_| None).collect();
+        for waiting in [false, true] {
+            let mut shards: std::collections::BTreeMap<GroupId, Vec<usize>> = std::collections::BTreeMap::new();
+            for (n, piece) in pieces.iter().enumerate().filter(|(_, piece)| piece.after.is_some() == waiting) {
+                let ready = piece.after.is_none_or(|before| matches!(done.get(before), Some(Some(Sent::Applied(_)))));
+                match ready {
+                    true => shards.entry(piece.shard).or_default().push(n),
+                    false => done[n] = Some(Sent::Failed(skipped())),
+                }
+            }
+            let sends = shards.into_values().map(|numbers| async move {
+                let mut sent = Vec::with_capacity(numbers.len());
+                let mut failed = false;
+                for n in numbers {
+                    let outcome = match failed {
+                        true => Sent::Failed(skipped()),
+                        false => self.send_piece(generation, n, made, options).await,
+                    };
+                    failed |= !matches!(outcome, Sent::Applied(_));
+                    sent.push((n, outcome));
+                }
+                sent
+            });
+            let sends: Vec<_> = sends.collect();
+            let all: Vec<Vec<(usize, Sent)>> =
+                futures::stream::iter(sends).buffer_unordered(MAX_FAN_OUT).collect().await;
+            for (n, outcome) in all.into_iter().flatten() {
+                done[n] = Some(outcome);
+            }
+        }
+        let outcome = |sent: Option<Sent>| sent.unwrap_or_else(|| Sent::Failed(skipped()));
+        pieces.iter().zip(done).map(|(piece, sent)| (piece.shard, piece.last_row, outcome(sent))).collect()
+    }
+
+    async fn send_piece(&self, generation: RequestId, n: usize, made: &Made, options: &Options) -> Sent {
+        let piece = &made.pieces[n];
+        let route = Some(Route { schema: made.schema, claims: piece.claims.clone() });
+        let write = Write { id: generation.part(n as u64 + 1), route, statements: piece.statements.clone() };
+        Sent::of(self.send_one(piece.shard, write, options).await, piece.silent)
+    }
+}
+
+fn skipped() -> Error {
+    Error::new(Code::Conflict, "not sent, because another part failed before").hint("send the rest again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A memo reads back as it was written.
+    #[test]
+    fn memos() {
+        for memo in [
+            Memo {
+                name: RequestId(u128::MAX),
+                void: false,
+                pieces: vec![(GroupId(3), true, false), (GroupId(12), false, true)],
+            },
+            Memo { name: RequestId(0), void: true, pieces: vec![] },
+            Memo { name: RequestId(7), void: false, pieces: vec![] },
+        ] {
+            assert_eq!(Memo::read(&memo.text()), Some(memo));
+        }
+        assert_eq!(Memo::read("nonsense"), None);
+    }
+}
