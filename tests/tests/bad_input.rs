@@ -128,7 +128,7 @@ fn statements() -> Vec<Case> {
         execute("SELECT 'open", json!([]), 400, "sql_error"),
         execute("UPDATE sqlite_schema SET sql = ''", json!([]), 400, "sql_error"),
         execute("DELETE FROM sqlite_master", json!([]), 400, "sql_error"),
-        execute("UPDATE users SET id = 9 WHERE id = 1", json!([]), 400, "shard_key_update"),
+        execute("UPDATE users SET id = NULL WHERE id = 1", json!([]), 400, "shard_key_update"),
         execute("DELETE FROM users", json!([]), 400, "cross_shard_write"),
         execute(
             "INSERT INTO users (id, name) VALUES (11, 'a'), (12, 'b'), (13, 'c'), (14, 'd')",

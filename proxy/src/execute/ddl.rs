@@ -2,19 +2,23 @@
 //! waited for here.
 //!
 //! A proxy that dies while it waits loses nothing: the job goes on, and `GET /job/{id}` tells of it.
-//! A retry of a schema statement may find it done; SQLite's own words then say so.
+//! A retry with the same `Idempotency-Key` finds the job and gets its result, as long as the registry
+//! lists it; any other finds the change done, and SQLite's own words say so.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{JobId, RequestId};
-use flotilla_shared::registry::{Job, JobKind, JobState, MetaCommand, MetaReply, Registry};
+use flotilla_shared::registry::{HOME, Job, JobKind, JobState, MetaCommand, MetaReply, Placement, Registry};
+use flotilla_shared::value::Params;
 use flotilla_shared::wire::Statement;
 use tokio::time::Instant;
 
 use crate::Proxy;
-use crate::execute::Options;
-use crate::mirror::{SchemaChange, check_schema_statement};
+use crate::execute::{Options, input};
+use crate::mirror::{CreateAs, SchemaChange, check_schema_statement};
+use crate::plan::{self, Plan};
 use crate::respond::Output;
 
 impl Proxy {
@@ -22,23 +26,97 @@ impl Proxy {
     pub(crate) async fn run_schema(&self, statement: &Statement, options: &Options) -> Result<Output, Error> {
         // Schema statements are rare and depend on each other; each is judged by the newest schema.
         let registry = self.refreshed(options.deadline).await?;
-        let request = RequestId::from_key(&format!("{} {}", options.id, statement.sql));
-        if let Some(known) = registry.jobs.values().find(|job| job.request == request) {
-            self.finish(known.id, options.deadline).await?;
-            return Ok(Output::Schema(Some(known.id)));
+        let request = request_of(statement, options);
+        let create_as = CreateAs::read(&statement.sql);
+        if let Some(output) = self.done_before(&registry, statement, options).await? {
+            return Ok(output);
         }
         let ready = self.ready(&statement.sql, options).await?;
         ready.prepared.check_args(&statement.params)?;
         let (mirror, prepared) = (Arc::clone(&ready.mirror), Arc::clone(&ready.prepared));
         let tried = tokio::task::spawn_blocking(move || check_schema_statement(&mirror, &prepared)).await;
-        let table = match tried.map_err(|_| Error::new(Code::Internal, "a schema statement could not be tried"))?? {
+        let change = tried.map_err(|_| Error::new(Code::Internal, "a schema statement could not be tried"))??;
+        let written = statement.sql.trim().to_owned();
+        let job = match change {
             SchemaChange::Nothing => return Ok(Output::Schema(None)),
-            SchemaChange::Change { table } => table,
+            SchemaChange::Change { table } => {
+                self.start(request, JobKind::Schema { sql: written, table }, options.deadline).await?
+            }
+            SchemaChange::Everywhere => {
+                let mut last = None;
+                for (n, table) in everywhere(&registry).into_iter().enumerate() {
+                    let kind = JobKind::Schema { sql: written.clone(), table };
+                    let job = self.start(request.part(n as u64), kind, options.deadline).await?;
+                    self.finish(job, options.deadline).await?;
+                    last = Some(job);
+                }
+                return Ok(Output::Schema(last));
+            }
+            SchemaChange::Filled(sql) => {
+                // What the query cannot do is told before there is a table.
+                if let Some(create) = &create_as {
+                    self.could_read(&create.query, &statement.params, options).await?;
+                }
+                self.start(request, JobKind::Schema { sql, table: None }, options.deadline).await?
+            }
         };
-        let kind = JobKind::Schema { sql: statement.sql.trim().to_owned(), table };
-        let job = self.start(request, kind, options.deadline).await?;
         self.finish(job, options.deadline).await?;
+        if let Some(create) = create_as {
+            self.fill(&create, &statement.params, request, options).await?;
+        }
         Ok(Output::Schema(Some(job)))
+    }
+
+    /// The result of a schema statement that an earlier try of the request has begun; what it left to do
+    /// is done.
+    pub(crate) async fn done_before(
+        &self,
+        registry: &Registry,
+        statement: &Statement,
+        options: &Options,
+    ) -> Result<Option<Output>, Error> {
+        let request = request_of(statement, options);
+        let Some(known) = registry.jobs.values().find(|job| job.request == request) else { return Ok(None) };
+        self.finish(known.id, options.deadline).await?;
+        if let Some(create) = CreateAs::read(&statement.sql) {
+            self.fill(&create, &statement.params, request, options).await?;
+        }
+        Ok(Some(Output::Schema(Some(known.id))))
+    }
+
+    async fn could_read(&self, query: &str, params: &Params, options: &Options) -> Result<(), Error> {
+        let ready = self.ready(query, options).await?;
+        let none = BTreeMap::new();
+        match plan::plan(input(&ready, params, &none, options), &ready.registry) {
+            Plan::Refused(error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Fills a table that `CREATE TABLE … AS` has made. Nobody knows the table yet, so what does not fit
+    /// one transaction goes in several.
+    async fn fill(
+        &self,
+        create: &CreateAs,
+        params: &Params,
+        request: RequestId,
+        options: &Options,
+    ) -> Result<(), Error> {
+        let left = |error: Error| Error {
+            message: format!("table {} was created, but not all of its rows: {}", create.name, error.message),
+            hint: format!("DROP TABLE {}, and try again; {}", create.name, error.hint),
+            ..error
+        };
+        self.refreshed(options.deadline).await.map_err(left)?;
+        let fill = Statement { sql: create.fill(), params: params.clone() };
+        let options = Options { id: request, allow_partial: true, ..options.clone() };
+        match Box::pin(self.run(&fill, 1, &options)).await.map_err(left)? {
+            Output::Partial { shards, .. } => {
+                let failed = shards.into_iter().find_map(|(_, outcome)| outcome.err());
+                Err(left(failed.unwrap_or_else(|| Error::new(Code::Conflict, "a part was not written"))))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Records a job; the same request gets the same job.
@@ -67,4 +145,30 @@ impl Proxy {
             _ => Ok(()),
         }
     }
+}
+
+/// Names the job of a schema statement: the same request asks for the same job.
+fn request_of(statement: &Statement, options: &Options) -> RequestId {
+    RequestId::from_key(&format!("{} {}", options.id, statement.sql))
+}
+
+/// Tables whose shards together are all shards that hold any table: none for the home tables, and one of
+/// each placement that adds a shard, the widest first.
+fn everywhere(registry: &Registry) -> Vec<Option<String>> {
+    let mut placements: Vec<&Placement> = registry.placements.values().collect();
+    placements.sort_by_key(|placement| (std::cmp::Reverse(placement.shards.len()), placement.id));
+    let mut covered = BTreeSet::new();
+    let mut list = Vec::new();
+    for placement in placements {
+        let table = registry.tables.values().find(|table| table.placement == placement.id);
+        if placement.id != HOME && table.is_none() {
+            continue;
+        }
+        let before = covered.len();
+        covered.extend(placement.shards.iter().copied());
+        if covered.len() > before {
+            list.push(table.filter(|_| placement.id != HOME).map(|table| table.name.clone()));
+        }
+    }
+    list
 }

@@ -147,7 +147,14 @@ impl Proxy {
         let id = options.id.part(index);
         let (mut pause, mut collisions) = (FIRST_PAUSE, 0);
         loop {
-            let ready = self.ready(&statement.sql, options).await?;
+            let ready = match self.ready(&statement.sql, options).await {
+                // A schema statement that was carried out no longer prepares.
+                Err(error) if options.keyed && matches!(error.code, Code::SqlError | Code::NoSuchTable) => {
+                    let registry = self.registry(options.deadline).await?;
+                    return self.done_before(&registry, statement, options).await?.ok_or(error);
+                }
+                ready => ready?,
+            };
             match ready.prepared.analysis.verb {
                 Verb::Schema if options.shard.is_none() => return self.run_schema(statement, options).await,
                 Verb::Schema => return Err(no_schema_on_shard()),

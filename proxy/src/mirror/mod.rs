@@ -32,7 +32,7 @@ use rusqlite::limits::Limit;
 
 pub use record::Record;
 pub use schema::Schema;
-pub use scratch::{SchemaChange, check_schema_statement};
+pub use scratch::{CreateAs, SchemaChange, check_schema_statement};
 
 use crate::analyze::{self, Analysis};
 use crate::lex::{Kind, Token, Tokens};

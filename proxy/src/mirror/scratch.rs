@@ -26,6 +26,39 @@ pub enum SchemaChange {
         /// The table.
         table: Option<String>,
     },
+    /// Something on every shard that holds any table: `ANALYZE` or `REINDEX` without a name.
+    Everywhere,
+    /// A new table, made by this statement instead, which is then filled.
+    Filled(String),
+}
+
+/// The parts of a `CREATE TABLE … AS SELECT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateAs {
+    /// The table.
+    pub name: String,
+    /// The query.
+    pub query: String,
+}
+
+impl CreateAs {
+    /// Reads a statement; `None` for any other.
+    pub fn read(sql: &str) -> Option<Self> {
+        let tokens = Tokens::read(sql).ok()?;
+        if !(tokens.is_word(0, "CREATE") && tokens.is_word(1, "TABLE")) {
+            return None;
+        }
+        let at = if tokens.is_word(2, "IF") { 5 } else { 2 };
+        let at = if tokens.is_mark(at + 1, ".") { at + 2 } else { at };
+        let name = tokens.name(at)?;
+        let query = tokens.list.get(at + 2).filter(|_| tokens.is_word(at + 1, "AS"))?;
+        Some(Self { name, query: sql[query.span.start..].trim_end_matches([';', ' ', '\n', '\r', '\t']).to_owned() })
+    }
+
+    /// The statement that fills the table.
+    pub fn fill(&self) -> String {
+        format!("INSERT INTO \"{}\" {}", self.name.replace('"', "\"\""), self.query)
+    }
 }
 
 /// Tries a schema statement on a copy.
@@ -37,14 +70,9 @@ pub fn check_schema_statement(mirror: &Mirror, prepared: &Prepared) -> Result<Sc
     let registry = mirror.registry();
     let tokens = Tokens::read(&prepared.sql)?;
     let at = first_word(&tokens);
-    let creates_table = tokens.is_word(at, "CREATE") && tokens.is_word(at + 1, "TABLE");
-    if creates_table && prepared.analysis.record.select {
-        return Err(Error::new(Code::NotImplemented, "CREATE TABLE … AS SELECT is not supported yet")
-            .hint("create the table, then INSERT … SELECT"));
-    }
     let db = open(registry).map_err(sqlite)?;
     let before = objects(&db).map_err(sqlite)?;
-    db.execute(&prepared.sql, []).map_err(sqlite)?;
+    db.prepare(&prepared.sql).and_then(|mut statement| statement.raw_execute()).map_err(sqlite)?;
     let after = objects(&db).map_err(sqlite)?;
     if let Some((_, name, ..)) = after.difference(&before).find(|(_, name, ..)| is_internal(name)) {
         return Err(record::forbidden(format!("{name} is an internal name"), "choose another name"));
@@ -53,8 +81,16 @@ pub fn check_schema_statement(mirror: &Mirror, prepared: &Prepared) -> Result<Sc
     if before == after && !matches!(verb.as_str(), "ANALYZE" | "REINDEX") {
         return Ok(SchemaChange::Nothing);
     }
+    if let Some(create) = CreateAs::read(&prepared.sql) {
+        let made = after.difference(&before).find(|(kind, name, ..)| kind == "table" && *name == create.name);
+        let (.., sql) = made.ok_or_else(|| Error::new(Code::Internal, "a new table is not in the schema"))?;
+        return Ok(SchemaChange::Filled(sql.clone()));
+    }
     let table = match verb.as_str() {
-        "ANALYZE" | "REINDEX" => named_table(mirror, registry, &tokens, at + 1)?,
+        "ANALYZE" | "REINDEX" => match named_table(registry, &tokens, at + 1) {
+            None if mirror.schema.has_sharded => return Ok(SchemaChange::Everywhere),
+            table => table,
+        },
         _ => changed_table(mirror, registry, &before, &after)?,
     };
     if let Some(table) = table.as_deref().and_then(|name| registry.table(name)) {
@@ -163,20 +199,11 @@ fn view_table(registry: &Registry, after: &Objects, view: &str) -> Result<Option
     Ok(tables.into_iter().find(|table| table.placement != HOME).map(|table| table.name.clone()))
 }
 
-/// The table that ANALYZE or REINDEX names, directly or by an index of it.
-fn named_table(mirror: &Mirror, registry: &Registry, tokens: &Tokens<'_>, at: usize) -> Result<Option<String>, Error> {
+/// The table that ANALYZE or REINDEX names, directly or by an index of it. None for everything, and for
+/// all indexes of a collation.
+fn named_table(registry: &Registry, tokens: &Tokens<'_>, at: usize) -> Option<String> {
     let at = if tokens.is_mark(at + 1, ".") { at + 2 } else { at };
-    let name = tokens.name(at).filter(|name| !name.eq_ignore_ascii_case("main"));
-    let table = name.as_deref().and_then(|name| {
-        let index = registry.objects.iter().find(|o| o.kind == "index" && o.name.eq_ignore_ascii_case(name));
-        registry.table(name).or_else(|| registry.table(&index?.table)).map(|table| table.name.clone())
-    });
-    if table.is_none() && mirror.schema.has_sharded {
-        return Err(Error::new(
-            Code::Unroutable,
-            "ANALYZE and REINDEX of everything would reach the home tables alone",
-        )
-        .hint("name a table"));
-    }
-    Ok(table)
+    let name = tokens.name(at).filter(|name| !name.eq_ignore_ascii_case("main"))?;
+    let index = registry.objects.iter().find(|o| o.kind == "index" && o.name.eq_ignore_ascii_case(&name));
+    registry.table(&name).or_else(|| registry.table(&index?.table)).map(|table| table.name.clone())
 }

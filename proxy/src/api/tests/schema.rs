@@ -50,3 +50,66 @@ async fn row_triggers_run_where_the_row_is() {
     );
     assert_eq!(b.sql("SELECT count(*) FROM users", json!([])).await["values"], json!([[6]]));
 }
+
+/// A table made from a query has SQLite's columns and the query's rows, wherever they come from.
+#[tokio::test]
+async fn create_table_as() {
+    let b = Bench::new().await;
+    b.users().await;
+    for id in 1..=9 {
+        b.sql("INSERT INTO users (id, name) VALUES (?1, 'n' || (?1 % 3))", json!([id])).await;
+    }
+    let one = rusqlite::Connection::open_in_memory().unwrap();
+    one.execute_batch(
+        "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, email TEXT);
+         CREATE TABLE copy AS SELECT name, count(*) AS n, max(id) + 1, email AS \"e x\" FROM users GROUP BY name;",
+    )
+    .unwrap();
+    let ddl: String = one.query_row("SELECT sql FROM sqlite_schema WHERE name = 'copy'", [], |row| row.get(0)).unwrap();
+    b.sql(
+        "CREATE TABLE copy AS SELECT name, count(*) AS n, max(id) + 1, email AS \"e x\" FROM users WHERE id > ? GROUP BY name;",
+        json!([0]),
+    )
+    .await;
+    let rows = b.sql("SELECT * FROM copy ORDER BY name", json!([])).await;
+    assert_eq!(rows["values"], json!([["n0", 3, 10, null], ["n1", 3, 8, null], ["n2", 3, 9, null]]));
+    let made = b.sql("SELECT sql FROM sqlite_schema WHERE name = 'copy'", json!([])).await;
+    assert_eq!(made["values"], json!([[ddl]]));
+    b.sql("CREATE TABLE IF NOT EXISTS copy AS SELECT 1 AS x", json!([])).await;
+    b.sql("CREATE TABLE again AS WITH c AS (SELECT * FROM copy) SELECT n FROM c", json!([])).await;
+    assert_eq!(b.sql("SELECT sum(n) FROM again", json!([])).await["values"], json!([[9]]));
+    assert_eq!(b.fails("CREATE TABLE copy AS SELECT 1 AS x").await, "sql_error");
+    assert_eq!(b.fails("CREATE TABLE bad AS SELECT nope FROM users").await, "sql_error");
+    let (status, json) =
+        b.post("/sql", r#"{"sql":"CREATE TABLE bad AS SELECT abs(-9223372036854775807 - id) FROM users"}"#).await;
+    assert!(status >= 400 && json["error"]["message"].as_str().unwrap().contains("bad was created"), "{json}");
+    let key = Some("once");
+    let body = r#"{"sql":"CREATE TABLE keyed AS SELECT id FROM users"}"#;
+    let first = b.call(hyper::Method::POST, "/sql", body, key).await;
+    assert_eq!(first.0, 200, "{}", first.1);
+    assert_eq!(b.call(hyper::Method::POST, "/sql", body, key).await, first);
+    assert_eq!(b.sql("SELECT count(*) FROM keyed", json!([])).await["values"], json!([[9]]));
+}
+
+/// ANALYZE and REINDEX of everything reach every shard that holds a table.
+#[tokio::test]
+async fn analyze_and_reindex_everything() {
+    let b = Bench::new().await;
+    b.sql("CREATE TABLE notes (id INTEGER PRIMARY KEY, body)", json!([])).await;
+    b.sql("CREATE INDEX by_body ON notes (body)", json!([])).await;
+    b.sql("ANALYZE", json!([])).await;
+    b.users().await;
+    b.sql("CREATE INDEX by_name ON users (name)", json!([])).await;
+    for id in 1..=12 {
+        b.sql("INSERT INTO users (id, name) VALUES (?1, ?1)", json!([id])).await;
+    }
+    b.sql("INSERT INTO notes (body) VALUES (1)", json!([])).await;
+    b.sql("ANALYZE", json!([])).await;
+    let known = b.count("SELECT count(*) FROM sqlite_stat1 WHERE tbl = 'users'");
+    assert_eq!(known, ["[[1]]", "[[1]]", "[[1]]"]);
+    assert_eq!(b.node.on_shard(1, "SELECT count(*) FROM sqlite_stat1 WHERE tbl = 'notes'"), "[[1]]");
+    b.sql("REINDEX", json!([])).await;
+    b.sql("REINDEX by_name", json!([])).await;
+    b.sql("REINDEX nocase", json!([])).await;
+    assert_eq!(b.fails("REINDEX nothing").await, "sql_error");
+}
