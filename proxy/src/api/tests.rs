@@ -6,6 +6,7 @@ mod once;
 mod reads;
 mod schema;
 mod stream;
+mod transactions;
 mod unready;
 mod values;
 mod writes;

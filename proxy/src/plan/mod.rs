@@ -10,6 +10,7 @@
 //! 5. all else is refused by name.
 
 pub mod across;
+pub mod alone;
 pub mod keys;
 pub mod pieces;
 pub mod read;

@@ -13,6 +13,7 @@ use flotilla_shared::value::Value;
 use flotilla_shared::wire::Statement;
 
 use super::across::{self, Spread};
+use super::alone::{keeps_keys, one_shard};
 use super::keys::{by_owner, claim_all, claim_slots, is_column, key_columns};
 use super::route::Keys;
 use super::split::{Assigned, KeyPlace, item_value, key_guard, rewrite};
@@ -100,7 +101,10 @@ pub(super) fn plan_change(input: Input<'_>, registry: &Registry) -> Result<Plan,
         return Err(refused_key_update(table, column, &format!(", and {why}")));
     }
     if moved.is_some() || shape.queries || analysis.touched.iter().any(|(_, other)| *other != table.placement) {
-        return Ok(Plan::Staged(Staged::ByKey(change.read()?)));
+        let read = change.read()?;
+        // What one shard can find alone it can change alone, in one transaction and as written.
+        let alone = one_shard(input, registry, &read).filter(|_| moved.is_none());
+        return Ok(alone.map_or(Plan::Staged(Staged::ByKey(read)), Plan::One));
     }
     let (parts, all) = match first_slots(input, registry, table, placement) {
         // Any owner finds no row.
@@ -178,7 +182,7 @@ pub(super) fn plan_insert(input: Input<'_>, registry: &Registry) -> Result<Plan,
     }
     let known = input.prepared.analysis.insert(&input.prepared.sql);
     let Some(shape) = known.filter(|shape| !computes_anew(input, table, shape)) else {
-        return plan_insert_of_rows(input, table);
+        return plan_insert_of_rows(input, registry, table);
     };
     let places = missing_keys(input, registry);
     if let Some(row) = places.keys().find(|row| !input.keys.contains_key(row)) {
@@ -213,7 +217,7 @@ pub(super) fn plan_insert(input: Input<'_>, registry: &Registry) -> Result<Plan,
     one_or(parts, |parts| Ok(Plan::Some(parts)))
 }
 
-fn plan_insert_of_rows(input: Input<'_>, table: &Table) -> Result<Plan, Error> {
+fn plan_insert_of_rows(input: Input<'_>, registry: &Registry, table: &Table) -> Result<Plan, Error> {
     let refused = |why: &str| {
         Error::new(Code::Unroutable, format!("rows for {} come from a query, and {why}", table.name))
             .hint("read the rows first, then INSERT … VALUES with literals or arguments")
@@ -224,7 +228,9 @@ fn plan_insert_of_rows(input: Input<'_>, table: &Table) -> Result<Plan, Error> {
         return Err(refused("another query is in ON CONFLICT or RETURNING"));
     }
     let change = Change { prepared: input.prepared, params: input.params, shape, table };
-    Ok(Plan::Staged(Staged::Insert(change.source()?)))
+    let read = change.source()?;
+    let alone = keeps_keys(input, registry, change, &read).then(|| one_shard(input, registry, &read)).flatten();
+    Ok(alone.map_or(Plan::Staged(Staged::Insert(read)), Plan::One))
 }
 
 /// Is there a row whose key must be computed, and may differ each time?

@@ -126,9 +126,9 @@ async fn views_live_beside_their_tables() {
     b.sql("DROP VIEW names", json!([])).await;
     b.sql("CREATE TRIGGER log AFTER INSERT ON users BEGIN INSERT INTO notes (body) VALUES (new.name); END", json!([]))
         .await;
-    assert_eq!(b.fails("INSERT INTO users (id) VALUES (1)").await, "unroutable");
+    assert_eq!(b.fails("INSERT INTO users (id) VALUES (1000000)").await, "unroutable");
     b.sql("DROP TRIGGER log", json!([])).await;
-    b.sql("INSERT INTO users (id) VALUES (1)", json!([])).await;
+    b.sql("INSERT INTO users (id) VALUES (1000000)", json!([])).await;
 }
 
 /// A condition that no row can meet is answered without any shard: no rows, a row of aggregates, no

@@ -67,6 +67,42 @@ fn folded_keys() {
     assert!(plan.ends_with("INSERT INTO users (id, name) VALUES (?1, 'x') <1000>"), "{plan}");
 }
 
+/// What one shard can find alone it does alone, as written: then it is one transaction.
+#[test]
+fn one_step_where_one_shard_has_all() {
+    let bench = Bench::new();
+    let home = bench.shard("SELECT * FROM orders WHERE o_id = 7", &[]);
+    let sql = "INSERT INTO items (line, o_id, price) SELECT 1, o.o_id, o.total * 2 FROM orders AS o WHERE o.o_id = 7 ON CONFLICT DO NOTHING";
+    assert_eq!(bench.plan(sql, &[]), format!("one {home} [placement 3: 1 slots]"));
+    assert_eq!(bench.shard("INSERT INTO items SELECT o_id, line + 10, price FROM items WHERE o_id = 7", &[]), home);
+    for sql in [
+        "UPDATE orders SET total = (SELECT sum(price) FROM items WHERE items.o_id = 7 AND line > 1) WHERE o_id = 7",
+        "WITH i AS (SELECT price FROM items WHERE o_id = 7) UPDATE orders SET total = (SELECT max(price) FROM i) WHERE o_id = 7",
+        "UPDATE items AS i SET price = (SELECT total FROM orders o WHERE o.o_id = 7 AND o.total > i.price) WHERE i.o_id = 7",
+    ] {
+        assert_eq!(bench.plan(sql, &[]), format!("one {home} [placement 3: 1 slots]"), "{sql}");
+    }
+    let other = (8..100).find(|id| bench.shard("SELECT * FROM orders WHERE o_id = ?", &[int(*id)]) != home).unwrap();
+    for sql in [
+        &format!("UPDATE orders SET total = (SELECT sum(price) FROM items WHERE items.o_id = {other}) WHERE o_id = 7"),
+        "UPDATE orders SET total = (SELECT sum(price) FROM items) WHERE o_id = 7",
+        "UPDATE orders SET total = (SELECT sum(price) FROM items WHERE o_id = 7 OR line = 1) WHERE o_id = 7",
+        "UPDATE orders SET total = (SELECT count(*) FROM notes WHERE id = 7) WHERE o_id = 7",
+        "UPDATE orders SET total = 1 WHERE o_id = 7 AND total IN (SELECT id FROM bodies, notes)",
+        "UPDATE orders SET total = (7, 1.0) IN orders WHERE o_id = 7",
+        "INSERT INTO items (line, o_id) SELECT o_id, 1 FROM orders WHERE o_id = 7",
+        "INSERT INTO items (line, o_id) SELECT 1, o_id + 0 FROM orders WHERE o_id = 7",
+        "INSERT INTO items (line, o_id) SELECT 1, 'o_id' FROM orders WHERE o_id = 7",
+        "INSERT INTO items (line, o_id) SELECT line, o_id FROM items",
+        "INSERT INTO items (line, o_id) SELECT 1, id FROM users WHERE id = 7",
+        "INSERT INTO items (line, o_id) SELECT 1, o_id FROM orders WHERE o_id = 7 UNION SELECT 2, 8",
+        "INSERT INTO users (name) SELECT name FROM users WHERE id = 7",
+        "INSERT INTO events SELECT seq + 1, tenant, n FROM events WHERE tenant = 't'",
+    ] {
+        assert_eq!(bench.shard(sql, &[]), "staged", "{sql}");
+    }
+}
+
 /// What two steps cannot do rightly is refused by name.
 #[test]
 fn refusals() {
