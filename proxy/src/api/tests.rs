@@ -3,6 +3,7 @@
 mod fuzz;
 mod kv;
 mod once;
+mod random_writes;
 mod reads;
 mod schema;
 mod stream;
