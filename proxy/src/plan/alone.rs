@@ -102,7 +102,7 @@ pub(super) fn keeps_keys(input: Input<'_>, registry: &Registry, change: Change<'
             None => (0..table.columns.len()).filter(|at| !table.columns[*at].generated).map(Some).collect::<Vec<_>>(),
         };
         let taken = |(to, from_key): (&usize, &usize)| {
-            let item = &core.items[columns.iter().position(|column| *column == Some(*to))?];
+            let item = core.items.get(columns.iter().position(|column| *column == Some(*to))?)?;
             let qualified = tokens.is_mark(item.expr.start + 1, ".")
                 && tokens.name(item.expr.start).is_some_and(|name| name.eq_ignore_ascii_case(&source.known_as));
             let at = if qualified { item.expr.start + 2 } else { item.expr.start };
