@@ -110,6 +110,7 @@ impl<'a> Fields<'a> {
             shard,
             allow_partial: self.flag("allow_partial")?.unwrap_or(false),
             reads_only,
+            any_rows: false,
         })
     }
 }

@@ -37,7 +37,7 @@ impl Proxy {
         let bounds = Bounds {
             pulled_rows: self.options.max_pulled_rows,
             pulled_bytes: self.options.max_pulled_bytes,
-            result_rows: self.options.max_rows,
+            result_rows: if job.options.any_rows { usize::MAX } else { self.options.max_rows },
             result_bytes: MAX_RESULT_BYTES,
         };
         let deadline = until(job.options.deadline.saturating_duration_since(Instant::now()));

@@ -74,6 +74,9 @@ pub struct Options {
     pub allow_partial: bool,
     /// Only reads.
     pub reads_only: bool,
+    /// A merged result may have any number of rows, within its bound on bytes: they are not answered as
+    /// one body.
+    pub any_rows: bool,
 }
 
 /// A statement made ready, with what it was made ready from.

@@ -126,7 +126,7 @@ impl Proxy {
         let place = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
             Error::new(Code::Overloaded, format!("{MAX_STREAMS} streams are open on this proxy")).hint("retry later")
         })?;
-        let options = &Options { reads_only: true, ..options.clone() };
+        let options = &Options { reads_only: true, any_rows: true, ..options.clone() };
         let (columns, types, sources) = self.open_sources(statement, options).await?;
         Ok(RowStream {
             columns,

@@ -65,6 +65,9 @@ async fn more_rows_than_a_result_may_have() {
     b.many_users(200).await;
     assert_eq!(b.fails("SELECT id FROM users").await, "too_large");
     assert_eq!(b.lines("SELECT id FROM users").await.len(), 202);
+    assert_eq!(b.fails("SELECT DISTINCT id FROM users ORDER BY id DESC").await, "too_large");
+    let sorted = b.lines("SELECT DISTINCT id FROM users ORDER BY id DESC").await;
+    assert_eq!((sorted.len(), &sorted[1], &sorted[201]), (202, &json!([200]), &json!({ "rows": 200 })));
 }
 
 /// What is wrong before the first row has its own status; later it is the last line.
