@@ -8,8 +8,14 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::*;
+use flotilla_shared::error::{Code, Error};
+use flotilla_shared::wire::Statement;
+use rusqlite::Connection;
+
 use crate::lex::Tokens;
-use crate::testing::fuzz::check;
+use crate::merge::{Bounds, Session, until};
+use crate::plan::read::Merge;
+use crate::testing::fuzz::{CASE_LIMIT, check};
 
 /// Statements of every kind that the planner knows.
 const VALID: &[&str] = &[
@@ -290,4 +296,64 @@ fn generated_texts() {
         let plan = bench.plan_with(&sql, &Params::Positional(args), partial).to_string();
         assert!(plan.len() < 64 * (size + 4096), "a plan of {} bytes for {size}", plan.len());
     });
+}
+
+/// Carries a merge out on empty tables; how many rows that gives.
+fn carried_out(merge: &Merge, empty: &Connection) -> Result<usize, Error> {
+    let bounds = Bounds { pulled_rows: 1000, pulled_bytes: 1 << 20, result_rows: 1000, result_bytes: 1 << 20 };
+    let mut session = Session::open(&merge.setup, bounds, until(CASE_LIMIT))?;
+    for pull in &merge.pulls {
+        for part in &pull.parts {
+            let statement = part.statement.as_ref().expect("a merge says what it pulls");
+            session.load(&pull.insert, &rows(empty, statement)?)?;
+        }
+    }
+    session.index(&merge.indexes)?;
+    session.finish(&merge.finish).map(|rows| rows.len())
+}
+
+fn rows(db: &Connection, statement: &Statement) -> Result<Vec<Vec<Value>>, Error> {
+    let sqlite = |error: rusqlite::Error| Error::from_sqlite(&error);
+    let mut prepared = db.prepare(&statement.sql).map_err(sqlite)?;
+    statement.params.bind(&mut prepared)?;
+    let width = prepared.column_count();
+    let mut rows = prepared.raw_query();
+    let mut list = Vec::new();
+    while let Some(row) = rows.next().map_err(sqlite)? {
+        list.push((0..width).map(|at| row.get_ref(at).map(Value::from)).collect::<Result<_, _>>().map_err(sqlite)?);
+        if list.len() > 1000 {
+            return Err(Error::new(Code::TooLarge, "enough"));
+        }
+    }
+    Ok(list)
+}
+
+/// What is pulled and what finishes are statements that run: without any row in the tables they give as
+/// many rows as the SELECT that was written.
+#[test]
+fn generated_merges_run() {
+    let bench = Bench::new();
+    let mut empty = Connection::open_in_memory().unwrap();
+    empty.execute_batch(DDL).unwrap();
+    let start = Arc::new(std::sync::Mutex::new(std::time::Instant::now()));
+    let clock = Arc::clone(&start);
+    empty.progress_handler(1000, Some(move || clock.lock().unwrap().elapsed() > CASE_LIMIT / 20)).unwrap();
+    let merged = std::cell::Cell::new(0);
+    let reads: Vec<&str> = VALID.iter().copied().filter(|sql| sql.starts_with("SELECT")).collect();
+    let edits = vec((0u8..6, any::<Index>(), any::<Index>(), select(TOKENS)), 0..4);
+    let texts = (select(reads), edits).prop_map(|(statement, edits)| edited(statement, &edits));
+    let cases = (texts, vec(values(), 1..5));
+    check("generated_merges_run", 6000, &cases, |(sql, args)| {
+        let Ok((prepared, _)) = bench.mirror.prepare(&sql) else { return };
+        let args = args.into_iter().cycle().take(prepared.params.len().min(1000)).collect();
+        let params = Params::Positional(args);
+        let Plan::Merge(merge) = bench.plan_with(&sql, &params, false) else { return };
+        *start.lock().unwrap() = std::time::Instant::now();
+        // What SQLite itself refuses as it runs, or does not end, may be refused otherwise.
+        let Ok(wanted) = rows(&empty, &Statement { sql, params }) else { return };
+        *start.lock().unwrap() = std::time::Instant::now() + CASE_LIMIT;
+        merged.set(merged.get() + 1);
+        assert_eq!(carried_out(&merge, &empty), Ok(wanted.len()), "{merge:?}");
+    });
+    assert!(merged.get() > 500, "only {} merges", merged.get());
 }
