@@ -52,12 +52,14 @@ pub struct Gen<'a> {
     pub subqueries: u32,
     /// Names given so far.
     pub aliases: u32,
+    /// There will be one table only, so its columns need no table before them.
+    pub alone: bool,
 }
 
 impl<'a> Gen<'a> {
     /// For one statement.
     pub fn new(rng: &'a mut Rng, schema: &'a Schema) -> Self {
-        Self { rng, schema, values: vec![], subqueries: 0, aliases: 0 }
+        Self { rng, schema, values: vec![], subqueries: 0, aliases: 0, alone: false }
     }
 
     /// A name that was not used yet.

@@ -48,6 +48,7 @@ pub fn read(rng: &mut Rng, schema: &Schema) -> Case {
         Kind::Join | Kind::Cte | Kind::Compound | Kind::View => u32::from(g.rng.percent(15)),
         _ => 0,
     };
+    g.alone = matches!(kind, Kind::Point | Kind::Scan | Kind::Order | Kind::Limit | Kind::Distinct);
     let mut rule = Rule::default();
     let text = match kind {
         Kind::Point => g.point(),
@@ -89,8 +90,16 @@ impl Gen<'_> {
             _ => Binding::Named,
         };
         rule.unlimited = rule.unlimited.map(|text| render(&text, &self.values, Binding::Inline).0);
-        let (sql, params) = render(text, &self.values, binding);
-        let inline = render(text, &self.values, Binding::Inline).0;
+        // Comments and an end that nobody needs.
+        let text = match self.rng.below(40) {
+            0 => format!("/* ? */ {text}"),
+            1 => format!("{text} -- ?"),
+            2 => format!("{text};"),
+            3 => format!("\n\t{text} ; /* 'x */"),
+            _ => text.to_owned(),
+        };
+        let (sql, params) = render(&text, &self.values, binding);
+        let inline = render(&text, &self.values, Binding::Inline).0;
         Case { kind, sql, inline, params, rule }
     }
 
@@ -306,6 +315,10 @@ impl Gen<'_> {
         for _ in 0..self.rng.within(1, 3) {
             let call = self.aggregate_call(scope, list.len(), rule);
             list.push(call);
+        }
+        // A constant would be taken for the number of a column there.
+        if self.rng.percent(12) && keys.iter().all(|key| key.sql.contains('.')) {
+            list.push("rank() OVER (ORDER BY count(*) DESC)".to_owned());
         }
         let by: Vec<String> = match self.rng.below(3) {
             0 => (1..=keys.len()).map(|n| n.to_string()).collect(),

@@ -120,6 +120,9 @@ impl Remote {
             self.setup(&table.create()).await;
             self.register(table).await;
         }
+        for (_, index) in &schema.indexes {
+            self.setup(index).await;
+        }
         for view in &schema.views {
             self.setup(&view.create).await;
         }

@@ -83,6 +83,8 @@ pub struct Schema {
     pub tables: Vec<Table>,
     /// Views over them.
     pub views: Vec<View>,
+    /// Statements that make indexes: the table, and the text.
+    pub indexes: Vec<(String, String)>,
 }
 
 /// A quarter of the values of a column that allows it.
@@ -388,14 +390,32 @@ impl Schema {
             tables.push(bag);
         }
         let views = views(rng, &tables, suffix);
-        Self { tables, views }
+        let indexes = tables.iter().filter_map(|table| Some((table.name.clone(), index(rng, table)?))).collect();
+        Self { tables, views, indexes }
     }
 
     /// All statements that make it.
     pub fn create(&self) -> Vec<String> {
         let tables = self.tables.iter().map(Table::create);
+        let tables = tables.chain(self.indexes.iter().map(|(_, create)| create.clone()));
         tables.chain(self.views.iter().map(|view| view.create.clone())).collect()
     }
+}
+
+/// An index of some kind; a unique one holds the primary key, so that no row violates it.
+fn index(rng: &mut Rng, table: &Table) -> Option<String> {
+    let column = &table.columns[rng.below(table.columns.len() as u64) as usize].name;
+    let keys: Vec<&str> = table.key.iter().map(|at| table.columns[*at].name.as_str()).collect();
+    let name = &table.name;
+    Some(match rng.below(8) {
+        0 | 1 => format!("CREATE INDEX i_{name} ON {name} ({column})"),
+        2 => format!("CREATE INDEX i_{name} ON {name} ({column} DESC) WHERE {column} IS NOT NULL"),
+        3 => format!("CREATE INDEX i_{name} ON {name} (lower({column}))"),
+        4 if !keys.is_empty() && !keys.contains(&column.as_str()) => {
+            format!("CREATE UNIQUE INDEX i_{name} ON {name} ({column}, {})", keys.join(", "))
+        }
+        _ => return None,
+    })
 }
 
 fn views(rng: &mut Rng, tables: &[Table], suffix: &str) -> Vec<View> {

@@ -97,12 +97,16 @@ fn needed(schema: &Schema, case: &Case) -> Schema {
             names.extend(table.colocate_with.clone());
         }
     }
-    Schema { tables: schema.tables.iter().filter(|table| names.contains(&table.name)).cloned().collect(), views }
+    Schema {
+        tables: schema.tables.iter().filter(|table| names.contains(&table.name)).cloned().collect(),
+        views,
+        indexes: schema.indexes.iter().filter(|(table, _)| names.contains(table)).cloned().collect(),
+    }
 }
 
-/// Does `name` stand in `sql` as a word?
+/// Does `name` stand in `sql` as a word, in capitals or not?
 fn mentions(sql: &str, name: &str) -> bool {
-    sql.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
+    sql.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word.eq_ignore_ascii_case(name))
 }
 
 /// The words of a statement, each with the space before it.
@@ -222,6 +226,7 @@ fn script(schema: &Schema, rows: &[Case], case: &Case, finding: &Finding, what: 
             lines.push(format!("-- POST /table/register {}", registration(table)));
         }
     }
+    lines.extend(schema.indexes.iter().map(|(_, create)| format!("{create};")));
     lines.extend(schema.views.iter().map(|view| format!("{};", view.create)));
     lines.extend(rows.iter().map(|row| format!("{};", row.inline)));
     lines.push(format!("{};", case.sql));

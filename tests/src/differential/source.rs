@@ -31,15 +31,44 @@ impl Gen<'_> {
         self.named_source(&table)
     }
 
-    /// A certain table, under its own name or an alias.
+    /// A certain table, under its own name or an alias, its names written in one of many ways.
     pub fn named_source(&mut self, table: &Table) -> (String, Scope) {
+        let name = match self.rng.below(24) {
+            0 => format!("main.{}", table.name),
+            1 => format!("\"{}\"", table.name),
+            2 => table.name.to_uppercase(),
+            3 => format!("[{}]", table.name),
+            _ => table.name.clone(),
+        };
         if self.aliases == 0 && self.rng.percent(40) {
             self.aliases += 1;
-            return (table.name.clone(), scope_of(&table.name, &table.columns, &table.key));
+            let scope = scope_of(&table.name, &table.columns, &table.key);
+            return (name, self.renamed(scope));
         }
         let alias = self.alias("t");
         let keyword = self.rng.pick(&["AS ", ""]);
-        (format!("{} {keyword}{alias}", table.name), scope_of(&alias, &table.columns, &table.key))
+        let scope = scope_of(&alias, &table.columns, &table.key);
+        (format!("{name} {keyword}{alias}"), self.renamed(scope))
+    }
+
+    /// Some names in capitals or in quotes, and some without their table where there is only one.
+    fn renamed(&mut self, mut scope: Scope) -> Scope {
+        let alone = self.aliases == 1 && self.subqueries == 0 && self.alone;
+        let names = scope.fields.iter_mut().map(|field| &mut field.sql).chain(scope.total.iter_mut().flatten());
+        for sql in names {
+            let Some((table, column)) = sql.split_once('.').filter(|(_, column)| !column.starts_with('"')) else {
+                continue;
+            };
+            let column = match self.rng.below(24) {
+                0 => column.to_uppercase(),
+                1 => format!("\"{column}\""),
+                2 => format!("[{column}]"),
+                3 => format!("`{column}`"),
+                _ => column.to_owned(),
+            };
+            *sql = if alone && self.rng.percent(40) { column } else { format!("{table}.{column}") };
+        }
+        scope
     }
 
     /// A view.
@@ -80,7 +109,29 @@ impl Gen<'_> {
             generated: false,
             strict: false,
         };
-        match self.rng.below(4) {
+        let number = Expr { sql: String::new(), class: Class::Int, exact: true, tame: true };
+        match self.rng.below(8) {
+            4 => {
+                let (a, b) = (self.int(&scope, 1).sql, self.int(&scope, 0).sql);
+                let (other, other_scope) = self.table_source();
+                let (c, d) = (self.int(&other_scope, 1).sql, self.int(&other_scope, 0).sql);
+                let operator = self.rng.pick(&["UNION ALL", "UNION", "EXCEPT", "INTERSECT"]);
+                let sql =
+                    format!("SELECT {a} AS x, {b} AS y FROM {from}{filter} {operator} SELECT {c}, {d} FROM {other}");
+                let key = if operator == "UNION ALL" { vec![] } else { vec![0, 1] };
+                (sql, vec![column("x", &number), column("y", &number)], key)
+            }
+            5 => {
+                let rows: Vec<String> = (0..self.rng.within(1, 4))
+                    .map(|_| format!("({}, {})", self.literal(Class::Int).sql, self.literal(Class::Int).sql))
+                    .collect();
+                let sql = format!("SELECT column1 AS x, column2 AS y FROM (VALUES {})", rows.join(", "));
+                (sql, vec![column("x", &number), column("y", &number)], vec![])
+            }
+            6 => {
+                let sql = "SELECT value AS x, key AS y FROM json_each('[3, 1, 4, 1, 5]')".to_owned();
+                (sql, vec![column("x", &number), column("y", &number)], vec![1])
+            }
             0 => {
                 let group = self.exact(&scope, 1);
                 let inner = self.int(&scope, 0);
@@ -238,7 +289,28 @@ impl Gen<'_> {
         self.aliases += 1;
         let (from, scope) = self.table_source();
         let filter = self.filter(&scope, 50);
-        match self.rng.below(6) {
+        match self.rng.below(9) {
+            6 => {
+                let (a, b) = (self.int(outer, 0).sql, self.int(outer, 0).sql);
+                let (c, d) = (self.literal(Class::Int).sql, self.literal(Class::Int).sql);
+                match self.rng.below(3) {
+                    0 => format!("({a}, {b}) {} ({c}, {d})", self.rng.pick(&["<", ">=", "=", "IS"])),
+                    1 => format!("({a}, {b}) IN (VALUES ({c}, {d}), ({d}, {c}), (1, 2))"),
+                    _ => format!("{a} IN (VALUES ({c}), ({d}))"),
+                }
+            }
+            // Two levels below, with the row of the outermost.
+            7 => {
+                let (inner, inner_scope) = self.table_source();
+                let (one, two) = (self.correlation(&scope, outer), self.correlation(&inner_scope, outer));
+                let (a, b) = (self.int(&scope, 0).sql, self.int(&inner_scope, 0).sql);
+                format!("EXISTS (SELECT 1 FROM {from} WHERE {one} OR {a} IN (SELECT {b} FROM {inner} WHERE {two}))")
+            }
+            8 => {
+                let (a, b) = (self.text(outer, 0).sql, self.text(&scope, 0).sql);
+                let correlation = self.correlation(&scope, outer);
+                format!("{a} <= (SELECT max({b} || '') FROM {from} WHERE {correlation})")
+            }
             0 | 1 => {
                 let not = self.rng.pick(&["", "NOT "]);
                 let correlation = self.correlation(&scope, outer);

@@ -13,7 +13,14 @@ impl Gen<'_> {
                 break table;
             }
         };
-        let (from, scope) = self.named_source(&table);
+        let (from, scope) = match self.rng.below(6) {
+            0 => self.colocated_join(),
+            1 => self.join(),
+            _ => self.named_source(&table),
+        };
+        // A join may have rows that nothing tells apart, and so no order of all of them.
+        let (from, scope) = if scope.total.is_some() { (from, scope) } else { self.named_source(&table) };
+        let closed = from.contains(" WHERE ");
         let total = scope.total.clone().unwrap_or_default().join(", ");
         let named = self.rng.percent(20);
         let calls: Vec<String> = (0..self.rng.within(1, 3))
@@ -26,7 +33,7 @@ impl Gen<'_> {
             true => format!(" WINDOW win AS (PARTITION BY {} ORDER BY {total})", self.int(&scope, 0).sql),
             false => String::new(),
         };
-        let filter = self.filter(&scope, 30);
+        let filter = if closed { String::new() } else { self.filter(&scope, 30) };
         let sql = format!("SELECT {total}, {} FROM {from}{filter}{window}", calls.join(", "));
         if self.rng.percent(50) {
             return sql;

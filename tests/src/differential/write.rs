@@ -128,7 +128,11 @@ impl Gen<'_> {
         // Of several rows with one key the first stays, so their order must be known.
         let order = match &scope.total {
             Some(total) => format!(" ORDER BY {}", total.join(", ")),
-            None => return format!("INSERT INTO {} SELECT * FROM {source} WHERE 0", from.name),
+            None => {
+                let names: Vec<&str> = from.writable().iter().map(|at| from.columns[*at].name.as_str()).collect();
+                let names = names.join(", ");
+                return format!("INSERT INTO {} ({names}) SELECT {names} FROM {source} WHERE 0", from.name);
+            }
         };
         let filter = self.filter(&scope, 60);
         format!(
