@@ -189,7 +189,7 @@ impl<'a> Gen<'a> {
             return field.unwrap_or_else(|| self.literal(Class::Text));
         }
         let d = depth - 1;
-        let sql = match self.rng.below(14) {
+        let sql = match self.rng.below(15) {
             0 => format!("({} || {})", self.text(scope, d).sql, self.text(scope, 0).sql),
             1 => format!("upper({})", self.text(scope, d).sql),
             2 => format!("lower({})", self.text(scope, d).sql),
@@ -203,6 +203,7 @@ impl<'a> Gen<'a> {
             10 => format!("printf('%d-%s', {}, {})", self.int(scope, 0).sql, self.text(scope, 0).sql),
             11 => format!("CAST({} AS TEXT)", self.int(scope, 0).sql),
             12 => format!("CASE WHEN {} THEN 'yes' ELSE 'no' END", self.condition(scope, d)),
+            13 => format!("date('2024-01-31', {} || ' days')", self.int(scope, 0).sql),
             // Not of blobs: text that is no UTF-8 cannot be told in JSON.
             _ => format!("(CAST({} AS TEXT) || '')", self.number(scope, 0).sql),
         };

@@ -41,6 +41,7 @@ impl Local {
     /// unless the statement says so. A statement that has more than one right answer gives itself away.
     pub fn shadow(&self, schema: &Schema) -> Self {
         let shadow = Self::new();
+        shadow.setup("PRAGMA reverse_unordered_selects = true");
         let mut rows = vec![];
         for table in &schema.tables {
             shadow.setup(&table.create_keyless());

@@ -3,7 +3,7 @@
 //!
 //! The life of a run, in [`run`]: for each number of shards a cluster of real processes is started. A
 //! run has rounds; a round has a schema by chance ([`schema`]), rows, and then batches of reads
-//! ([`query`], out of [`expr`], [`source`] and [`window`]) and of writes ([`write`]), each a [`Case`]
+//! ([`query`], out of [`expr`], [`source`], [`sets`] and [`window`]) and of writes ([`write`]), each a [`Case`]
 //! ([`statement`]) that says how its result is compared. Reads go to the cluster ([`remote`]) and to
 //! SQLite ([`local`]); writes go to the cluster first, and to SQLite unless they were refused; then the
 //! content of all tables is compared. What is equal is said in [`compare`]. A difference is cut down to
@@ -21,6 +21,7 @@ pub mod remote;
 pub mod report;
 pub mod run;
 pub mod schema;
+pub mod sets;
 pub mod shrink;
 pub mod source;
 pub mod statement;

@@ -207,6 +207,10 @@ impl Gen<'_> {
         let limit = match self.rng.below(4) {
             0 => format!("LIMIT {count}"),
             1 => format!("LIMIT {offset}, {count}"),
+            2 if self.rng.percent(30) => {
+                let table = self.pick_table().name;
+                format!("LIMIT (SELECT count(*) / 3 FROM {table})")
+            }
             2 => format!("LIMIT {} OFFSET {}", count + 1, self.rng.below(3)),
             _ => format!("LIMIT {count} OFFSET {offset}"),
         };
@@ -261,6 +265,11 @@ impl Gen<'_> {
             (10, _) => format!("max({})", self.exact(scope, 1).sql),
             (11, _) => format!("min({})", self.exact(scope, 1).sql),
             (12, Some(total)) => format!("group_concat({}, '-' ORDER BY {total})", self.text(scope, 0).sql),
+            (12, None) => {
+                let text = self.text(scope, 1);
+                rule.loose |= !text.exact;
+                format!("group_concat(DISTINCT {0} || '' ORDER BY {0} || '')", text.sql)
+            }
             (13, Some(total)) => format!("json_group_array({} ORDER BY {total})", self.int(scope, 0).sql),
             (14, _) => {
                 rule.parts.push((at, ",".to_owned()));
@@ -290,7 +299,11 @@ impl Gen<'_> {
             list.push(format!("sum({}) + count(*) * 2", self.int(scope, 0).sql));
         }
         let filter = if from.contains(" WHERE ") { String::new() } else { self.filter(scope, 50) };
-        format!("SELECT {} FROM {from}{filter}", list.join(", "))
+        let having = match self.rng.below(12) {
+            0 => format!(" HAVING count(*) > {}", self.rng.below(9)),
+            _ => String::new(),
+        };
+        format!("SELECT {} FROM {from}{filter}{having}", list.join(", "))
     }
 
     fn grouped(&mut self, rule: &mut Rule) -> String {
@@ -397,15 +410,18 @@ impl Gen<'_> {
     }
 
     fn cte(&mut self, rule: &mut Rule) -> String {
-        let name = self.alias("cte");
         self.subqueries += 1;
         let (body, columns, key) = self.derived_query();
+        // Its name may be that of a table, which it hides then, unless it reads that one itself.
+        let hidden = self.pick_table().name;
+        let hides = self.rng.percent(12) && !body.to_lowercase().contains(&hidden.to_lowercase());
+        let name = if hides { hidden } else { self.alias("cte") };
         let alias = self.alias("q");
         let materialized = self.rng.pick(&["", "", "MATERIALIZED ", "NOT MATERIALIZED "]);
         let scope = scope_of(&alias, &columns, &key);
         let with = format!("WITH {name} AS {materialized}({body})");
         let (from, scope) = match self.rng.below(3) {
-            0 => {
+            0 if !hides => {
                 let (other, other_scope) = self.table_source();
                 let on = format!("{} = {}", self.int(&scope, 0).sql, self.int(&other_scope, 0).sql);
                 (format!("{name} AS {alias} JOIN {other} ON {on}"), scope.and(other_scope))
@@ -438,55 +454,6 @@ impl Gen<'_> {
                  WHERE d < 3) SELECT v, d, count(*) FROM r GROUP BY v, d",
                 self.filter(&scope, 40)
             ),
-        }
-    }
-
-    fn compound(&mut self, rule: &mut Rule) -> String {
-        let arms = self.rng.within(2, 3);
-        let classes: Vec<Class> =
-            (0..self.rng.within(1, 2)).map(|_| self.rng.pick(&[Class::Int, Class::Text, Class::Real])).collect();
-        let mut sql = String::new();
-        for arm in 0..arms {
-            if arm > 0 {
-                sql.push_str(self.rng.pick(&[" UNION ", " UNION ALL ", " INTERSECT ", " EXCEPT ", " UNION ALL "]));
-            }
-            let (from, scope) = self.source();
-            let mut list = vec![];
-            for class in &classes {
-                let expr = self.expr(&scope, *class, 1);
-                rule.loose |= !expr.exact;
-                list.push(expr.sql);
-            }
-            sql.push_str(&format!("SELECT {} FROM {from}{}", list.join(", "), self.filter(&scope, 60)));
-        }
-        if rule.loose || self.rng.percent(50) {
-            return sql;
-        }
-        rule.order = Order::Fixed;
-        let terms: Vec<String> = (1..=classes.len()).map(|n| format!("{n}{}", self.rng.pick(&["", " DESC"]))).collect();
-        let limit = if self.rng.percent(40) { format!(" LIMIT {}", self.rng.below(9)) } else { String::new() };
-        format!("{sql} ORDER BY {}{limit}", terms.join(", "))
-    }
-
-    fn values_clause(&mut self, rule: &mut Rule) -> String {
-        rule.order = Order::Fixed;
-        let rows: Vec<String> = (0..self.rng.within(1, 3))
-            .map(|_| format!("({}, {})", self.literal(Class::Any).sql, self.literal(Class::Text).sql))
-            .collect();
-        let rows = rows.join(", ");
-        match self.rng.below(4) {
-            0 => format!("VALUES {rows}"),
-            1 => format!("SELECT column1, column2 || 'x' FROM (VALUES {rows})"),
-            2 => format!("SELECT {}, {}", self.literal(Class::Int).sql, self.literal(Class::Text).sql),
-            _ => {
-                rule.order = Order::Open;
-                let (from, scope) = self.table_source();
-                let number = self.int(&scope, 0).sql;
-                format!(
-                    "SELECT v.column2, count(*) FROM (VALUES {rows}) AS v LEFT JOIN {from} ON {number} = v.column1 \
-                         GROUP BY v.column1, v.column2"
-                )
-            }
         }
     }
 

@@ -149,6 +149,17 @@ impl Round {
             let writes: Vec<Case> = (0..left.min(WRITES)).map(|_| write(&mut self.rng, &self.schema)).collect();
             left -= writes.len() as u64;
             self.writes(remote, writes, true).await;
+            if left == 0 || self.diverged() {
+                return;
+            }
+            // Reads between writes see what those before them did.
+            let mixed: Vec<Case> = (0..left.min(WRITES))
+                .map(
+                    |n| if n % 2 == 0 { write(&mut self.rng, &self.schema) } else { read(&mut self.rng, &self.schema) },
+                )
+                .collect();
+            left -= mixed.len() as u64;
+            self.writes(remote, mixed, true).await;
         }
     }
 
@@ -194,16 +205,27 @@ impl Round {
         }
     }
 
+    fn read_between(&self, case: &Case, found: &Outcome) -> Verdict {
+        match answers(&self.local, &self.local.shadow(&self.schema), case) {
+            Ok((wanted, all)) => compare(&wanted, found, &case.rule, all.as_ref()),
+            Err(_) => Verdict::Same,
+        }
+    }
+
     async fn writes(&mut self, remote: &mut Remote, cases: Vec<Case>, counted: bool) {
         let mut rows = self.local.dump(&self.schema);
         let statements: Vec<Statement> = cases.iter().map(Case::statement).collect();
         let found = remote.run(&statements).await;
         for (case, found) in cases.into_iter().zip(found) {
-            let verdict = apply(&self.local, &case, &found);
+            let verdict = match case.kind.writes() {
+                true => apply(&self.local, &case, &found),
+                false => self.read_between(&case, &found),
+            };
             if counted {
                 self.count(remote, case.kind, &verdict);
             }
             match verdict {
+                Verdict::Same if !case.kind.writes() => (),
                 Verdict::Same => rows.push(case),
                 Verdict::Refused(_) => (),
                 Verdict::Different(what) => {

@@ -187,9 +187,9 @@ impl Table {
         format!("CREATE TABLE {} ({}){}", self.name, parts.join(", "), self.options)
     }
 
-    /// CREATE TABLE without the primary key.
+    /// CREATE TABLE without the primary key, unless that is the rowid, which statements may name.
     pub fn create_keyless(&self) -> String {
-        let column = |column: &Column| format!("{} {}", column.name, column.decl.replace(" PRIMARY KEY", ""));
+        let column = |column: &Column| format!("{} {}", column.name, column.decl);
         let columns: Vec<String> = self.columns.iter().map(column).collect();
         let strict = if self.options.contains("STRICT") { " STRICT" } else { "" };
         format!("CREATE TABLE {} ({}){strict}", self.name, columns.join(", "))

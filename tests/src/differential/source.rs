@@ -47,7 +47,11 @@ impl Gen<'_> {
         }
         let alias = self.alias("t");
         let keyword = self.rng.pick(&["AS ", ""]);
-        let scope = scope_of(&alias, &table.columns, &table.key);
+        let mut scope = scope_of(&alias, &table.columns, &table.key);
+        if table.rowid_alias && self.rng.percent(15) {
+            let sql = format!("{alias}.{}", self.rng.pick(&["rowid", "_rowid_", "oid"]));
+            scope.fields.push(Expr { sql, class: Class::Int, exact: true, tame: true });
+        }
         (format!("{name} {keyword}{alias}"), self.renamed(scope))
     }
 
