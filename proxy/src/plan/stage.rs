@@ -53,6 +53,8 @@ impl fmt::Display for Staged {
     }
 }
 
+type Row = Vec<Value>;
+
 /// A statement with its arguments and parts.
 #[derive(Clone, Copy)]
 pub struct Change<'a> {
@@ -129,12 +131,12 @@ impl<'a> Change<'a> {
     pub fn probe(&self) -> Result<Statement, Error> {
         let mut writer = self.writer();
         writer.push("SELECT 1");
-        self.from_where(&mut writer)?;
+        self.where_from(&mut writer)?;
         writer.push(" LIMIT 1");
         Ok(writer.finish())
     }
 
-    fn from_where(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
+    fn where_from(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
         writer.push(" FROM ");
         writer.copy(self.shape.target.clone())?;
         if let Some(from) = &self.shape.from {
@@ -169,7 +171,7 @@ impl<'a> Change<'a> {
             writer.copy(value.span)?;
             writer.push(")");
         }
-        self.from_where(&mut writer)?;
+        self.where_from(&mut writer)?;
         Ok(writer.finish())
     }
 
@@ -321,7 +323,7 @@ impl<'a> Change<'a> {
         let several = found.len() > 1;
         let names: BTreeSet<String> = found.iter().map(|row| self.name_of(columns, &row[..width])).collect();
         let mut pieces = Pieces::new(max_bytes);
-        let mut removals: BTreeMap<(GroupId, GroupId), Vec<(Slot, Vec<Value>)>> = BTreeMap::new();
+        let mut removals: BTreeMap<(GroupId, GroupId), Vec<(Slot, Row)>> = BTreeMap::new();
         for row in found {
             let mut after = row[..columns.len()].to_vec();
             for ((index, _), value) in assigned.iter().zip(&row[columns.len()..]) {
