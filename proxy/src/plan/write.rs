@@ -64,11 +64,11 @@ fn target<'a>(input: Input<'_>, registry: &'a Registry) -> Result<(&'a Table, &'
 }
 
 /// Refuses a write that may reach rows beyond those that it names.
-fn confined(input: Input<'_>, table: &Table) -> Result<(), Error> {
+fn confined(input: Input<'_>) -> Result<(), Error> {
     match &input.prepared.analysis.reaches {
-        Some(why) if table.placement != HOME => Err(Error::new(Code::Unroutable, why.clone())
+        Some(why) => Err(Error::new(Code::Unroutable, why.clone())
             .hint("the statement would need rows of several shards; write the tables one by one, by key")),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -85,7 +85,6 @@ fn refused_key_update(table: &Table, column: &str, why: &str) -> Error {
 /// have such rows; what holds a query, or moves rows, is read first and then written by key.
 pub(super) fn plan_change(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
     let (table, placement) = target(input, registry)?;
-    confined(input, table)?;
     let analysis = &input.prepared.analysis;
     let unroutable =
         |why: String| Error::new(Code::Unroutable, why).hint("fix the shard key with = or IN and use no subquery");
@@ -100,10 +99,16 @@ pub(super) fn plan_change(input: Input<'_>, registry: &Registry) -> Result<Plan,
     if let (Some(column), Some(why)) = (moved, &analysis.target_stays) {
         return Err(refused_key_update(table, column, &format!(", and {why}")));
     }
-    if moved.is_some() || shape.queries || analysis.touched.iter().any(|(_, other)| *other != table.placement) {
+    let by_key =
+        moved.is_some() || shape.queries || analysis.touched.iter().any(|(_, other)| *other != table.placement);
+    // What rows of a home table set off is looked at once more when they are written by key.
+    if !by_key || table.placement != HOME {
+        confined(input)?;
+    }
+    if by_key {
         let read = change.read()?;
         // What one shard can find alone it can change alone, in one transaction and as written.
-        let alone = one_shard(input, registry, &read).filter(|_| moved.is_none());
+        let alone = one_shard(input, registry, &read).filter(|_| moved.is_none() && analysis.reaches.is_none());
         return Ok(alone.map_or(Plan::Staged(Staged::ByKey(read)), Plan::One));
     }
     let (parts, all) = match first_slots(input, registry, table, placement) {
@@ -176,14 +181,18 @@ pub fn missing_keys(input: Input<'_>, registry: &Registry) -> BTreeMap<usize, Ke
 /// computed, are read first and then inserted as values.
 pub(super) fn plan_insert(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
     let (table, placement) = target(input, registry)?;
-    confined(input, table)?;
     if let Some(column) = updated_key(input, table) {
         return Err(refused_key_update(table, column, "; DO UPDATE cannot change it"));
     }
     let known = input.prepared.analysis.insert(&input.prepared.sql);
     let Some(shape) = known.filter(|shape| !computes_anew(input, table, shape)) else {
+        // Rows for a home table are planned once more as values.
+        if table.placement != HOME {
+            confined(input)?;
+        }
         return plan_insert_of_rows(input, registry, table);
     };
+    confined(input)?;
     let places = missing_keys(input, registry);
     if let Some(row) = places.keys().find(|row| !input.keys.contains_key(row)) {
         return Err(no_key(table, *row, "has no key"));

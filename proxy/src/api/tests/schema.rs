@@ -113,3 +113,43 @@ async fn analyze_and_reindex_everything() {
     b.sql("REINDEX nocase", json!([])).await;
     assert_eq!(b.fails("REINDEX nothing").await, "sql_error");
 }
+
+/// What a row of an unsharded table sets off is refused where it leads to a sharded one, in every form,
+/// and works where it stays with the unsharded tables.
+#[tokio::test]
+async fn home_triggers() {
+    let b = Bench::new().await;
+    b.users().await;
+    for sql in [
+        "CREATE TABLE notes (id INTEGER PRIMARY KEY, body)",
+        "CREATE TABLE log (id INTEGER PRIMARY KEY, what)",
+        "CREATE TABLE plain (id INTEGER PRIMARY KEY, a)",
+        "CREATE TRIGGER out AFTER INSERT ON notes BEGIN INSERT INTO users (name) VALUES (new.body); END",
+        "CREATE TRIGGER away AFTER UPDATE ON notes BEGIN DELETE FROM users; END",
+        "CREATE TRIGGER stay AFTER INSERT ON plain BEGIN INSERT INTO log (what) VALUES (new.a); END",
+        "INSERT INTO users (id, name) VALUES (1, 'a')",
+        "INSERT INTO plain (a) SELECT name FROM users",
+        "UPDATE plain SET a = (SELECT max(name) FROM users) RETURNING a",
+    ] {
+        b.sql(sql, json!([])).await;
+    }
+    for sql in [
+        "INSERT INTO notes (body) VALUES ('x')",
+        "INSERT INTO notes (body) SELECT name FROM users",
+        "INSERT INTO notes (body) SELECT what FROM log",
+    ] {
+        assert_eq!(b.fails(sql).await, "unroutable", "{sql}");
+    }
+    b.sql("DROP TRIGGER out", json!([])).await;
+    b.sql("INSERT INTO notes VALUES (1, 'x')", json!([])).await;
+    for sql in [
+        "UPDATE notes SET body = 'y'",
+        "UPDATE notes SET body = (SELECT max(what) FROM log)",
+        "UPDATE notes SET body = (SELECT max(name) FROM users)",
+    ] {
+        assert_eq!(b.fails(sql).await, "unroutable", "{sql}");
+    }
+    assert_eq!(b.sql("SELECT what FROM log", json!([])).await["values"], json!([["a"]]));
+    assert_eq!(b.sql("SELECT count(*) FROM users", json!([])).await["values"], json!([[1]]));
+    assert_eq!(b.sql("SELECT * FROM notes", json!([])).await["values"], json!([[1, "x"]]));
+}
