@@ -13,7 +13,7 @@ const TRIES: usize = 4;
 /// and all of them get its answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_many_tries_takes_effect() {
-    let cluster = Cluster::start(Layout { shards: 2, ..Layout::default() }).await;
+    let mut cluster = Cluster::start(Layout { shards: 2, ..Layout::default() }).await;
     let mut session = cluster.session();
     session.create("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL)", "users", "id", None).await;
     session.create("CREATE TABLE source (a INTEGER PRIMARY KEY)", "source", "", None).await;
@@ -44,7 +44,7 @@ async fn one_of_many_tries_takes_effect() {
 /// Tables, views and rows made from queries over both shards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_over_shards() {
-    let cluster = Cluster::start(Layout { shards: 2, ..Layout::default() }).await;
+    let mut cluster = Cluster::start(Layout { shards: 2, ..Layout::default() }).await;
     let mut session = cluster.session();
     session.create("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)", "users", "id", None).await;
     session.create("CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT)", "notes", "", None).await;
