@@ -41,6 +41,16 @@ impl Explanation {
                 json["error"] = error.to_json()["error"].clone();
             }
             Plan::Local => lines.push((0, "local: no shard is asked, the proxy answers it from the schema".to_owned())),
+            Plan::Copies(copies) => {
+                let shards: Vec<String> = copies.shards.iter().map(ToString::to_string).collect();
+                lines.push((0, "a job runs it on every copy of the reference table".to_owned()));
+                lines.push((1, format!("{}: {}", shards.join(", "), one_line(&statement.sql))));
+                json["steps"] = json!([{
+                    "shards": shards.iter().map(|shard| json!({ "shard": shard })).collect::<Vec<_>>(),
+                    "sql": statement.sql,
+                    "args": args(&statement.params),
+                }]);
+            }
             Plan::One(part) => {
                 lines.push((0, "one shard runs it".to_owned()));
                 json["steps"] =

@@ -14,7 +14,6 @@ pub mod analyze;
 pub mod api;
 pub mod execute;
 pub mod explain;
-pub mod lex;
 pub mod merge;
 pub mod metrics;
 pub mod mirror;
@@ -22,6 +21,8 @@ pub mod plan;
 pub mod respond;
 #[cfg(test)]
 mod testing;
+
+pub use flotilla_shared::lex;
 
 use std::sync::Arc;
 use std::time::Duration;

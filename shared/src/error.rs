@@ -75,6 +75,8 @@ codes! {
     CrossShardRead = "cross_shard_read", Refused, 400;
     /// The shard key has no value from which a slot could be computed.
     NoShardKey = "no_shard_key", Refused, 400;
+    /// A list placement without a default does not list the key.
+    UnlistedValue = "unlisted_value", Refused, 400;
     /// An UPDATE would change a shard key.
     ShardKeyUpdate = "shard_key_update", Refused, 400;
     /// A statement that the planner cannot route without guessing.
@@ -130,6 +132,7 @@ impl Code {
             Self::CrossShardWrite => "fix the shard key in the statement, or send one statement per shard",
             Self::CrossShardRead => "fix the shard key in the statement, or read plain rows and merge them",
             Self::NoShardKey => "give the shard key a value",
+            Self::UnlistedValue => "use one of the listed values",
             Self::ShardKeyUpdate => "delete the row and insert it with the new key",
             Self::Unroutable => "name the shard key with = or IN, and values or parameters",
             Self::UnsafeRegistration => "change the table as the message says, then register it again",

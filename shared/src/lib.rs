@@ -1,15 +1,17 @@
 //! What proxy and node have in common: ids, values, hashing, the registry, errors, wire types, and
 //! the client that finds a group's leader.
 //!
-//! A request comes in as JSON ([`http`]), its arguments become [`value::Value`]s, its key a slot
-//! ([`slot`]), the slot a shard ([`registry`]); it travels to a node as a [`wire::Request`] over
-//! [`rpc`], sent by [`client`], and what goes wrong on the way is an [`error::Error`].
+//! A request comes in as JSON ([`http`]), its SQL becomes tokens ([`lex`]), its arguments
+//! [`value::Value`]s, its key a slot ([`slot`]), the slot a shard ([`registry`]); it travels to a node
+//! as a [`wire::Request`] over [`rpc`], sent by [`client`], and what goes wrong on the way is an
+//! [`error::Error`].
 
 pub mod client;
 pub mod closed;
 pub mod error;
 pub mod http;
 pub mod ids;
+pub mod lex;
 pub mod registry;
 pub mod rpc;
 pub mod slot;

@@ -5,6 +5,8 @@
 //! with a tag for its storage class; numbers that are equal write the same bytes. Test vectors pin
 //! the result for ever: changing it would lose every row's place.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Slot;
@@ -126,7 +128,7 @@ fn canonical(column: KeyColumn, value: &Value, out: &mut Vec<u8>) {
             out.extend_from_slice(&[0; 4]);
             match column.collation {
                 Collation::Binary => out.extend_from_slice(text.as_bytes()),
-                Collation::NoCase => out.extend(text.bytes().map(|b| b.to_ascii_lowercase())),
+                Collation::NoCase => out.extend(folded(&text)),
                 Collation::Rtrim => out.extend_from_slice(text.trim_end_matches(' ').as_bytes()),
             }
             let length = (out.len() - at - 4) as u32;
@@ -138,6 +140,62 @@ fn canonical(column: KeyColumn, value: &Value, out: &mut Vec<u8>) {
             out.extend_from_slice(&blob);
         }
     }
+}
+
+/// Text as NOCASE sees it: beyond a NUL only the length counts (`sqlite3StrNICmp` stops there).
+fn folded(text: &str) -> impl Iterator<Item = u8> + '_ {
+    let mut ended = false;
+    text.bytes().map(move |byte| {
+        ended |= byte == 0;
+        if ended { 0 } else { byte.to_ascii_lowercase() }
+    })
+}
+
+/// Compares two values that `column` stores, as SQLite sorts them: NULL, numbers, text, blobs
+/// (<https://sqlite.org/datatype3.html>, section 4.1).
+pub fn compare(column: KeyColumn, a: &Value, b: &Value) -> Ordering {
+    match (a, b) {
+        (Value::Integer(a), Value::Integer(b)) => a.cmp(b),
+        (Value::Real(a), Value::Real(b)) => a.partial_cmp(b).unwrap_or(Ordering::Equal),
+        (Value::Integer(a), Value::Real(b)) => compare_integer(*a, *b),
+        (Value::Real(a), Value::Integer(b)) => compare_integer(*b, *a).reverse(),
+        (Value::Text(a), Value::Text(b)) => match column.collation {
+            Collation::Binary => a.as_bytes().cmp(b.as_bytes()),
+            Collation::NoCase => folded(a).cmp(folded(b)),
+            Collation::Rtrim => a.trim_end_matches(' ').as_bytes().cmp(b.trim_end_matches(' ').as_bytes()),
+        },
+        (Value::Blob(a), Value::Blob(b)) => a.cmp(b),
+        _ => class(a).cmp(&class(b)),
+    }
+}
+
+/// Compares lists of values column by column; a list that the other one begins with comes first.
+pub fn compare_keys(columns: &[KeyColumn], a: &[Value], b: &[Value]) -> Ordering {
+    let pairs = columns.iter().zip(a.iter().zip(b));
+    let differ = pairs.map(|(column, (a, b))| compare(*column, a, b)).find(|order| order.is_ne());
+    differ.unwrap_or_else(|| a.len().cmp(&b.len()))
+}
+
+/// Where the storage class of a value sorts.
+fn class(value: &Value) -> u8 {
+    match value {
+        Value::Null => 0,
+        Value::Integer(_) | Value::Real(_) => 1,
+        Value::Text(_) => 2,
+        Value::Blob(_) => 3,
+    }
+}
+
+/// An integer against a real, exactly: a conversion would lose the last bits of one of them.
+fn compare_integer(integer: i64, real: f64) -> Ordering {
+    const LIMIT: f64 = 9_223_372_036_854_775_808.0;
+    if real >= LIMIT {
+        return Ordering::Less;
+    }
+    if real < -LIMIT {
+        return Ordering::Greater;
+    }
+    integer.cmp(&(real.trunc() as i64)).then(0.0.partial_cmp(&real.fract()).unwrap_or(Ordering::Equal))
 }
 
 /// The real as an integer of equal value, if there is one in 64 bits.
@@ -235,11 +293,8 @@ mod tests {
     }
     const PINNED: [u16; 8] = [11904, 15589, 5772, 11483, 2238, 1706, 12506, 1252];
 
-    /// Keys that SQLite calls equal in that column share a slot, for a wide mix of pairs; SQLite
-    /// itself is the judge.
-    #[test]
-    fn equal_in_sqlite_means_equal_slot() {
-        let values = [
+    fn mixed_values() -> Vec<Value> {
+        vec![
             Value::Null,
             Value::Integer(0),
             Value::Integer(123),
@@ -267,7 +322,30 @@ mod tests {
             text("0.1"),
             Value::Blob(b"abc".to_vec()),
             Value::Blob(b"123".to_vec()),
-        ];
+            Value::Real(f64::INFINITY),
+            Value::Real(f64::NEG_INFINITY),
+            Value::Real(-9_223_372_036_854_775_808.0),
+            Value::Real(9_223_372_036_854_775_808.0),
+            Value::Integer((1 << 53) + 1),
+            Value::Real(9_007_199_254_740_992.0),
+            Value::Integer(-3),
+            Value::Real(-3.5),
+            Value::Real(-2.5),
+            text("a\0b"),
+            text("A\0c"),
+            text("A\0cd"),
+            text("a"),
+            text("a b "),
+            text("é"),
+            text("Zebra"),
+        ]
+    }
+
+    /// Keys that SQLite calls equal in that column share a slot, for a wide mix of pairs; SQLite
+    /// itself is the judge. And values compare as SQLite compares them there.
+    #[test]
+    fn equal_in_sqlite_means_equal_slot() {
+        let values = mixed_values();
         let db = rusqlite::Connection::open_in_memory().unwrap();
         let mut compared = 0;
         for declared in ["INTEGER", "TEXT", "REAL", "NUMERIC", "BLOB", ""] {
@@ -290,6 +368,19 @@ mod tests {
                     let slot = |n: usize| slot_of(&[column], &[values[n].clone()], HASH_SLOTS);
                     assert_eq!(slot(a), slot(b), "{declared} {collate}: {:?} {:?}", values[a], values[b]);
                     compared += 1;
+                }
+                let mut pairs =
+                    db.prepare("SELECT a.n, b.n, (a.k > b.k) - (a.k < b.k) FROM t a, t b WHERE a.k IS NOT NULL AND b.k IS NOT NULL").unwrap();
+                let mut rows = pairs.query([]).unwrap();
+                while let Some(row) = rows.next().unwrap() {
+                    let [a, b] = [0, 1].map(|at| row.get::<_, i64>(at).unwrap() as usize);
+                    let order = compare(
+                        column,
+                        &apply_affinity(column.affinity, &values[a]),
+                        &apply_affinity(column.affinity, &values[b]),
+                    );
+                    let sqlite: i64 = row.get(2).unwrap();
+                    assert_eq!(order as i64, sqlite, "{declared} {collate}: {:?} {:?}", values[a], values[b]);
                 }
             }
         }

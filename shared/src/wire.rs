@@ -154,8 +154,54 @@ pub enum ShardCommand {
         /// The schema version that this makes.
         version: SchemaVersion,
     },
+    /// Runs a write on this shard's copy of reference tables, once per job.
+    WriteCopy(CopyWrite),
+    /// Adds rows to a copy of a reference table that is being made, once per job and chunk.
+    FillCopy {
+        /// The job.
+        job: JobId,
+        /// Which part of the table it is.
+        chunk: u64,
+        /// The table.
+        table: String,
+        /// The columns, the rowid among them.
+        columns: Vec<String>,
+        /// Rows; texts are blobs here, because not all are UTF-8.
+        rows: Vec<CopiedRow>,
+        /// Where AUTOINCREMENT goes on.
+        sequence: Option<i64>,
+    },
     /// Tells the schema, in order with everything else in the log.
     Describe,
+}
+
+/// A row of a reference table on its way to another shard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CopiedRow {
+    /// Its values.
+    pub values: Vec<Value>,
+    /// Which of them are texts.
+    pub texts: Vec<bool>,
+}
+
+/// A write to reference tables, as one shard gets it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CopyWrite {
+    /// The job.
+    pub job: JobId,
+    /// On the shard that decides: the request, which it remembers like any other write.
+    pub request: Option<RequestId>,
+    /// The time of the write, microseconds since 1970.
+    pub at_us: i64,
+    /// Its randomness.
+    pub seed: u64,
+    /// In order, together or not at all.
+    pub statements: Vec<Statement>,
+    /// Ownership versions that this makes: what was planned before the write is planned anew, so that no
+    /// read sees it on one shard and misses it on another.
+    pub epochs: Vec<(PlacementId, Epoch)>,
+    /// Undo it again: only tells whether it would succeed.
+    pub dry_run: bool,
 }
 
 /// Where a table goes that leaves the home placement.
@@ -175,6 +221,11 @@ pub enum NewHome {
         /// Every slot of that placement is on the home shard.
         rows_may_stay: bool,
     },
+    /// A reference placement, if the table is small enough to be copied.
+    Reference {
+        /// Its id.
+        placement: PlacementId,
+    },
 }
 
 /// What a shard answers to a job.
@@ -191,6 +242,24 @@ pub enum ShardReply {
         /// The home placement's version now.
         home_epoch: Epoch,
     },
+    /// What a write answered.
+    Written {
+        /// One per statement.
+        results: Vec<StatementResult>,
+        /// Has it taken effect?
+        state: CopyState,
+    },
+}
+
+/// How far a shard is with a write to a reference table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CopyState {
+    /// It was undone again.
+    Tried,
+    /// This job's write is applied.
+    Applied,
+    /// An earlier job of the same request did it, on all shards.
+    Before,
 }
 
 /// What a log entry holds.

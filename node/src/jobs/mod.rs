@@ -8,9 +8,12 @@
 //! A step that cannot be taken now (a shard without a leader) is tried again until it can, with the
 //! reason shown in `GET /job/{id}`; a step that is refused ends the job as failed, undone.
 
+mod check;
+mod copy;
 mod membership;
 mod register;
 mod schema;
+mod write;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +22,7 @@ use flotilla_shared::client::{Cluster, unexpected};
 use flotilla_shared::error::{Class, Code, Error};
 use flotilla_shared::ids::{GroupId, META};
 use flotilla_shared::registry::{Effect, Job, JobKind, JobState, MetaCommand, Registry};
-use flotilla_shared::wire::{Request, Response, ShardCommand, ShardReply};
+use flotilla_shared::wire::{Request, Response, ShardCommand, ShardReply, StatementResult};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -67,20 +70,26 @@ async fn run(host: &Arc<Host>, job: Job) {
     let driver = Driver { cluster: host.cluster(), job: &job };
     let outcome = match driver.registry().await {
         Ok(registry) => match &job.kind {
-            JobKind::Schema { sql, table } => schema::run(&driver, &registry, sql, table.as_deref()).await,
-            JobKind::Register(registration) => register::run(&driver, &registry, registration).await,
-            JobKind::AddToShard { table, shard } => register::add_to_shard(&driver, &registry, table, *shard).await,
-            JobKind::Join { node, groups } => membership::join(&driver, &registry, *node, groups).await,
-            JobKind::CreateShard { nodes } => membership::create_shard(&driver, &registry, nodes).await,
-            JobKind::Remove { node } => membership::remove(&driver, &registry, *node).await,
+            JobKind::Schema { sql, table } => {
+                schema::run(&driver, &registry, sql, table.as_deref()).await.map(Done::from)
+            }
+            JobKind::Register(registration) => register::run(&driver, &registry, registration).await.map(Done::from),
+            JobKind::AddToShard { table, shard } => {
+                register::add_to_shard(&driver, &registry, table, *shard).await.map(Done::from)
+            }
+            JobKind::Write(write) => write::run(&driver, &registry, write).await,
+            JobKind::Join { node, groups } => membership::join(&driver, &registry, *node, groups).await.map(Done::from),
+            JobKind::CreateShard { nodes } => membership::create_shard(&driver, &registry, nodes).await.map(Done::from),
+            JobKind::Remove { node } => membership::remove(&driver, &registry, *node).await.map(Done::from),
         },
         Err(error) => Err(error),
     };
     let ended = match outcome {
-        Ok(effects) => driver.end(JobState::Done, None, effects).await,
-        Err(error) if error.code.class() == Class::Refused => {
+        Ok(done) => driver.end(JobState::Done, None, done).await,
+        // A write that was planned with an older schema ends, too; its proxy plans it anew.
+        Err(error) if error.code.class() == Class::Refused || error.code == Code::StaleRoute => {
             tracing::info!(job = %job.id, %error, "job failed");
-            driver.end(JobState::Failed, Some(error), vec![]).await
+            driver.end(JobState::Failed, Some(error), after_failure(&job.kind)).await
         }
         Err(error) => {
             tracing::debug!(job = %job.id, %error, "a job's step is tried again");
@@ -92,6 +101,29 @@ async fn run(host: &Arc<Host>, job: Job) {
     if let Err(error) = ended {
         tracing::debug!(job = %job.id, %error, "a job could not be ended here");
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// What a finished job leaves in the registry.
+#[derive(Default)]
+struct Done {
+    effects: Vec<Effect>,
+    results: Vec<StatementResult>,
+}
+
+impl From<Vec<Effect>> for Done {
+    fn from(effects: Vec<Effect>) -> Self {
+        Self { effects, ..Self::default() }
+    }
+}
+
+/// Steps that were undone have raised the schema version of their shards; plans must reach it again.
+fn after_failure(kind: &JobKind) -> Done {
+    match kind {
+        JobKind::Schema { .. } | JobKind::Register(_) | JobKind::AddToShard { .. } => {
+            vec![Effect::Schema { placements: vec![], objects: vec![], tables: vec![] }].into()
+        }
+        _ => Done::default(),
     }
 }
 
@@ -145,8 +177,9 @@ impl Driver<'_> {
         }
     }
 
-    async fn end(&self, state: JobState, error: Option<Error>, effects: Vec<Effect>) -> Result<(), Error> {
-        let command = MetaCommand::EndJob { job: self.job.id, state, error, effects };
+    async fn end(&self, state: JobState, error: Option<Error>, done: Done) -> Result<(), Error> {
+        let Done { effects, results } = done;
+        let command = MetaCommand::EndJob { job: self.job.id, state, error, effects, results };
         self.cluster.meta(command, self.deadline()).await.map(drop)
     }
 }

@@ -3,92 +3,36 @@
 //! A table that holds rows keeps them: its placement starts out wholly on the home shard. An empty
 //! one is spread over the shards. Which of the two it is, the home shard decides inside apply, in the
 //! same entry that takes the table out of the home placement. Order of steps: the schema on all other
-//! shards; the home shard lets go; the others take their slots; the registry learns. A write planned
-//! with an old registry is refused from the second step on, and planned anew once the last is done.
+//! shards; the home shard lets go; the rows of a reference table are copied; the others take their
+//! slots; the registry learns. A write planned with an old registry is refused from the second step on,
+//! and planned anew once the last is done. What fails before the home shard has let go is undone.
+//!
+//! A shard that was made after a reference table gets a copy of it before it holds any other table.
 
-use flotilla_shared::error::{Code, Error};
+use std::collections::BTreeMap;
+
+use flotilla_shared::error::{Class, Code, Error};
 use flotilla_shared::ids::{Epoch, GroupId, PlacementId, SchemaVersion};
 use flotilla_shared::registry::{
     Effect, Function, HOME, HOME_SHARD, MetaCommand, MetaReply, Placement, Registration, Registry, SlotSet, Table,
+    quoted,
 };
-use flotilla_shared::slot::{HASH_SLOTS, KeyColumn};
 use flotilla_shared::wire::{NewHome, ShardCommand, ShardReply};
 
-use super::Driver;
-use super::schema::{next_version, step};
+use super::check::{Checked, Lie, check};
+use super::schema::{next_version, step, undo_step};
+use super::{Driver, copy, write};
 
 pub(super) async fn run(
     driver: &Driver<'_>,
     registry: &Registry,
     registration: &Registration,
 ) -> Result<Vec<Effect>, Error> {
-    let table = registry
-        .table(&registration.table)
-        .ok_or_else(|| Error::new(Code::NoSuchTable, format!("no such table: {}", registration.table)))?;
-    let key = check(registry, table, registration)?;
-    match &registration.colocate_with {
-        Some(other) => colocate(driver, registry, table, key, other).await,
-        None => spread(driver, registry, table, key, &registration.shards).await,
+    let checked = check(registry, registration)?;
+    match &checked.lie {
+        Lie::With(placement) => colocate(driver, registry, &checked, placement).await,
+        Lie::New { function, shares, shards } => spread(driver, registry, &checked, function, shares, shards).await,
     }
-}
-
-/// The key columns, or why the table cannot be sharded by them.
-fn check(registry: &Registry, table: &Table, registration: &Registration) -> Result<Vec<usize>, Error> {
-    let unsafe_because = |why: String, hint: &str| Err(Error::new(Code::UnsafeRegistration, why).hint(hint));
-    if table.placement != HOME {
-        let keys: Vec<&str> = table.key_names().collect();
-        return Err(Error::new(
-            Code::AlreadyRegistered,
-            format!("{} is sharded by ({}) already", table.name, keys.join(", ")),
-        ));
-    }
-    let mut key = Vec::new();
-    for name in &registration.key {
-        match table.column(name) {
-            Some(index) if !table.columns[index].generated => key.push(index),
-            Some(_) => return unsafe_because(format!("{name} is a generated column"), "choose a stored column"),
-            None => return unsafe_because(format!("{} has no column {name}", table.name), "name columns of the table"),
-        }
-    }
-    if key.is_empty() {
-        return unsafe_because("a shard key has at least one column".into(), "give `shard_key`");
-    }
-    for set in &table.unique {
-        let covers = |index: &usize| set.iter().any(|name| name.eq_ignore_ascii_case(&table.columns[*index].name));
-        if !key.iter().all(covers) {
-            return unsafe_because(
-                format!("UNIQUE ({}) does not contain the shard key", set.join(", ")),
-                "rows that must be unique together have to live on one shard: shard by a column of it",
-            );
-        }
-    }
-    let own = |kind: &str| {
-        registry.objects.iter().find(|object| object.kind == kind && object.table.eq_ignore_ascii_case(&table.name))
-    };
-    if let Some(trigger) = own("trigger") {
-        return unsafe_because(
-            format!("trigger {} might touch rows of another shard", trigger.name),
-            "drop the trigger first",
-        );
-    }
-    let refers = |sql: &str| sql.to_ascii_uppercase().contains("REFERENCES");
-    let referenced = registry.objects.iter().any(|object| {
-        object.kind == "table"
-            && refers(&object.sql)
-            && (object.table.eq_ignore_ascii_case(&table.name)
-                || object.sql.to_ascii_lowercase().contains(&table.name.to_ascii_lowercase()))
-    });
-    if referenced {
-        return unsafe_because(
-            format!("a foreign key from or to {} might cross shards", table.name),
-            "drop the foreign key first",
-        );
-    }
-    Ok(key)
-}
-
-fn compare(table: &Table, key: &[usize]) -> Vec<KeyColumn> {
-    key.iter().map(|index| table.columns[*index].compare).collect()
 }
 
 /// Statements that make the table on another shard.
@@ -97,117 +41,187 @@ fn definition(registry: &Registry, table: &Table) -> Vec<String> {
         .objects
         .iter()
         .filter(|object| {
-            object.table.eq_ignore_ascii_case(&table.name) && matches!(object.kind.as_str(), "table" | "index")
+            object.table.eq_ignore_ascii_case(&table.name)
+                && matches!(object.kind.as_str(), "table" | "index" | "trigger")
         })
         .map(|object| object.sql.clone())
         .collect()
 }
 
-async fn define(driver: &Driver<'_>, registry: &Registry, tables: &[&Table], shards: &[GroupId]) -> Result<(), Error> {
-    let sql: Vec<String> = tables.iter().flat_map(|table| definition(registry, table)).collect();
-    for (done, shard) in shards.iter().enumerate() {
-        driver.note(&format!("table definition on {shard}"), (50 * done / shards.len()) as u8, None).await;
-        step(driver, registry, *shard, driver.job.id, sql.clone(), false).await?;
+/// Reference placements of which a shard has no copy: it was made after them.
+fn missing_references(registry: &Registry, shard: GroupId) -> Vec<&Placement> {
+    registry.placements.values().filter(|p| p.is_reference() && !p.owned.contains_key(&shard)).collect()
+}
+
+fn tables_of<'a>(registry: &'a Registry, placement: &Placement) -> impl Iterator<Item = &'a Table> {
+    let id = placement.id;
+    registry.tables.values().filter(move |table| table.placement == id)
+}
+
+/// A shard that is about to hold tables, with what it lacks.
+struct Newcomer<'a> {
+    shard: GroupId,
+    /// Reference placements that it gets a copy of first: they are to be joined with everywhere.
+    missing: Vec<&'a Placement>,
+    /// Their tables.
+    copies: Vec<&'a Table>,
+    /// All tables that it gets, these among them.
+    tables: Vec<&'a Table>,
+}
+
+impl<'a> Newcomer<'a> {
+    fn new(registry: &'a Registry, shard: GroupId, tables: impl Iterator<Item = &'a Table>) -> Self {
+        let missing = missing_references(registry, shard);
+        let copies: Vec<&Table> = missing.iter().flat_map(|placement| tables_of(registry, placement)).collect();
+        let tables = copies.iter().copied().chain(tables).collect();
+        Self { shard, missing, copies, tables }
+    }
+
+    async fn define(&self, driver: &Driver<'_>, registry: &Registry) -> Result<(), Error> {
+        driver.note(&format!("table definition on {}", self.shard), 10, None).await;
+        let sql: Vec<String> = self.tables.iter().flat_map(|table| definition(registry, table)).collect();
+        step(driver, registry, self.shard, driver.job.id, sql, false).await.map(drop)
+    }
+}
+
+/// Makes tables on all newcomers and fills those that are copies; when one refuses, on none.
+async fn define(driver: &Driver<'_>, registry: &Registry, newcomers: &[Newcomer<'_>]) -> Result<(), Error> {
+    for (done, newcomer) in newcomers.iter().enumerate() {
+        let (made, outcome) = match newcomer.define(driver, registry).await {
+            Ok(()) => (done + 1, copy::fill(driver, registry, 0, &newcomer.copies, &[newcomer.shard]).await),
+            Err(error) => (done, Err(error)),
+        };
+        if let Err(error) = outcome {
+            if error.code.class() == Class::Refused {
+                undefine(driver, registry, &newcomers[..made]).await?;
+            }
+            return Err(error);
+        }
     }
     Ok(())
 }
 
+/// Lets newcomers serve their copies.
+async fn own_copies(driver: &Driver<'_>, newcomers: &[Newcomer<'_>]) -> Result<Vec<Effect>, Error> {
+    let mut placements: BTreeMap<PlacementId, Placement> = BTreeMap::new();
+    for newcomer in newcomers {
+        for missing in &newcomer.missing {
+            let placement = placements.entry(missing.id).or_insert_with(|| (*missing).clone());
+            copy::own(driver, placement, &[newcomer.shard]).await?;
+        }
+    }
+    Ok(placements.into_values().map(Effect::Placement).collect())
+}
+
+/// Drops what [`define`] made.
+async fn undefine(driver: &Driver<'_>, registry: &Registry, newcomers: &[Newcomer<'_>]) -> Result<(), Error> {
+    for newcomer in newcomers {
+        for table in newcomer.tables.iter().rev() {
+            undo_step(driver, registry, newcomer.shard, format!("DROP TABLE {}", quoted(&table.name))).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The home shard lets the table go. From there on the job only goes forward; before, it leaves nothing.
 async fn leave_home(
     driver: &Driver<'_>,
+    registry: &Registry,
     table: &Table,
     into: NewHome,
-    version: SchemaVersion,
+    newcomers: &[Newcomer<'_>],
 ) -> Result<(bool, Epoch), Error> {
     driver.note("taking over from the home shard", 60, None).await;
+    let version: SchemaVersion = next_version(registry);
     let command = ShardCommand::Register { job: driver.job.id, table: table.name.clone(), into, version };
-    match driver.shard(HOME_SHARD, command).await? {
-        ShardReply::Registered { had_rows, home_epoch } => Ok((had_rows, home_epoch)),
-        other => Err(Error::new(Code::Internal, format!("a shard gave another answer: {other:?}"))),
+    match driver.shard(HOME_SHARD, command).await {
+        Ok(ShardReply::Registered { had_rows, home_epoch }) => Ok((had_rows, home_epoch)),
+        Ok(other) => Err(Error::new(Code::Internal, format!("a shard gave another answer: {other:?}"))),
+        Err(error) => {
+            if error.code.class() == Class::Refused {
+                undefine(driver, registry, newcomers).await?;
+            }
+            Err(error)
+        }
     }
 }
 
 async fn spread(
     driver: &Driver<'_>,
     registry: &Registry,
-    table: &Table,
-    key: Vec<usize>,
-    wanted: &[GroupId],
+    checked: &Checked<'_>,
+    function: &Function,
+    shares: &BTreeMap<GroupId, SlotSet>,
+    shards: &[GroupId],
 ) -> Result<Vec<Effect>, Error> {
-    let shards: Vec<GroupId> = if wanted.is_empty() { registry.shards().collect() } else { wanted.to_vec() };
-    if let Some(unknown) = shards.iter().find(|shard| !registry.groups.contains_key(shard) || !shard.is_shard()) {
-        return Err(Error::new(Code::NoSuchObject, format!("there is no shard {unknown}")));
-    }
     let MetaReply::Placement(id) =
         driver.cluster.meta(MetaCommand::ReservePlacement { job: driver.job.id }, driver.deadline()).await?
     else {
         return Err(Error::new(Code::Internal, "no placement was reserved"));
     };
+    let table = checked.table;
     let others: Vec<GroupId> = shards.iter().copied().filter(|shard| *shard != HOME_SHARD).collect();
-    define(driver, registry, &[table], &others).await?;
-    let shares = Placement::even_shares(HASH_SLOTS, &shards);
-    let share = shares.get(&HOME_SHARD).cloned().unwrap_or_default();
-    let into = NewHome::New { placement: id, share, all: SlotSet::all(HASH_SLOTS) };
-    let (had_rows, home_epoch) = leave_home(driver, table, into, next_version(registry)).await?;
-    let owned = if had_rows { [(HOME_SHARD, SlotSet::all(HASH_SLOTS))].into() } else { shares };
-    for (shard, slots) in owned.iter().filter(|(shard, _)| **shard != HOME_SHARD) {
-        driver.note(&format!("slots of {shard}"), 80, None).await;
-        driver.shard(*shard, ShardCommand::Own { placement: id, epoch: Epoch(1), slots: slots.clone() }).await?;
-    }
-    let mut members = others;
-    members.push(HOME_SHARD);
-    members.sort();
-    let epochs = owned.keys().map(|shard| (*shard, Epoch(1))).collect();
-    let placement = Placement {
-        id,
-        function: Function::Hash,
-        key: compare(table, &key),
-        slots: HASH_SLOTS,
-        shards: members,
-        owned,
-        epochs,
+    let newcomers: Vec<Newcomer<'_>> =
+        others.iter().map(|shard| Newcomer::new(registry, *shard, [table].into_iter())).collect();
+    define(driver, registry, &newcomers).await?;
+    let (all, share) = (SlotSet::all(function.slots()), shares.get(&HOME_SHARD).cloned().unwrap_or_default());
+    let reference = *function == Function::Reference;
+    let into = match reference {
+        true => NewHome::Reference { placement: id },
+        false => NewHome::New { placement: id, share, all: all.clone() },
     };
-    Ok(registered(table, key, id, home_epoch, Some(placement)))
+    let (had_rows, home_epoch) = leave_home(driver, registry, table, into, &newcomers).await?;
+    let mut placement = Placement {
+        id,
+        function: function.clone(),
+        key: checked.key.iter().map(|index| table.columns[*index].compare).collect(),
+        slots: function.slots(),
+        shards: vec![HOME_SHARD],
+        owned: [(HOME_SHARD, all.clone())].into(),
+        epochs: [(HOME_SHARD, Epoch(1))].into(),
+    };
+    let forward = |error| write::forward(HOME_SHARD, error);
+    let mut effects = own_copies(driver, &newcomers).await.map_err(forward)?;
+    if reference {
+        copy::fill(driver, registry, 1, &[table], &others).await.map_err(forward)?;
+        copy::own(driver, &mut placement, &others).await.map_err(forward)?;
+    } else {
+        if !had_rows {
+            placement.owned = shares.clone();
+            placement.epochs = shares.keys().map(|shard| (*shard, Epoch(1))).collect();
+        }
+        for (shard, slots) in placement.owned.iter().filter(|(shard, _)| **shard != HOME_SHARD) {
+            driver.note(&format!("slots of {shard}"), 80, None).await;
+            driver.shard(*shard, ShardCommand::Own { placement: id, epoch: Epoch(1), slots: slots.clone() }).await?;
+        }
+        placement.shards.extend(&others);
+        placement.shards.sort();
+    }
+    effects.extend(registered(checked, id, home_epoch, Some(placement)));
+    Ok(effects)
 }
 
 async fn colocate(
     driver: &Driver<'_>,
     registry: &Registry,
-    table: &Table,
-    key: Vec<usize>,
-    other: &str,
+    checked: &Checked<'_>,
+    placement: &Placement,
 ) -> Result<Vec<Effect>, Error> {
-    let placement = match registry.table(other) {
-        None => return Err(Error::new(Code::NoSuchTable, format!("no such table: {other}"))),
-        Some(other) if other.placement == HOME => {
-            return Err(Error::new(Code::UnsafeRegistration, format!("{} is not sharded", other.name))
-                .hint("register it first"));
-        }
-        Some(other) => &registry.placements[&other.placement],
-    };
-    if placement.key != compare(table, &key) {
-        return Err(Error::new(
-            Code::UnsafeRegistration,
-            format!("the shard keys of {} and {other} do not compare alike", table.name),
-        )
-        .hint("colocated tables need as many key columns, of the same affinity and collation"));
-    }
     let others: Vec<GroupId> = placement.shards.iter().copied().filter(|shard| *shard != HOME_SHARD).collect();
-    define(driver, registry, &[table], &others).await?;
+    let newcomers: Vec<Newcomer<'_>> =
+        others.iter().map(|shard| Newcomer::new(registry, *shard, [checked.table].into_iter())).collect();
+    define(driver, registry, &newcomers).await?;
     let all_home = placement.owners().all(|owner| owner == HOME_SHARD);
     let into = NewHome::Existing { rows_may_stay: all_home };
-    let (_, home_epoch) = leave_home(driver, table, into, next_version(registry)).await?;
-    Ok(registered(table, key, placement.id, home_epoch, None))
+    let (_, home_epoch) = leave_home(driver, registry, checked.table, into, &newcomers).await?;
+    let mut effects = own_copies(driver, &newcomers).await.map_err(|error| write::forward(HOME_SHARD, error))?;
+    effects.extend(registered(checked, placement.id, home_epoch, None));
+    Ok(effects)
 }
 
-fn registered(
-    table: &Table,
-    key: Vec<usize>,
-    id: PlacementId,
-    home_epoch: Epoch,
-    placement: Option<Placement>,
-) -> Vec<Effect> {
+fn registered(checked: &Checked<'_>, id: PlacementId, home_epoch: Epoch, placement: Option<Placement>) -> Vec<Effect> {
     let mut effects: Vec<Effect> = placement.map(Effect::Placement).into_iter().collect();
-    effects.push(Effect::Register { table: table.name.clone(), placement: id, key });
+    effects.push(Effect::Register { table: checked.table.name.clone(), placement: id, key: checked.key.clone() });
     effects.push(Effect::Epoch { placement: HOME, shard: HOME_SHARD, epoch: home_epoch });
     effects
 }
@@ -230,9 +244,15 @@ pub(super) async fn add_to_shard(
     if placement.id == HOME {
         return Err(Error::new(Code::Conflict, format!("{} is not sharded", table.name)).hint("register it first"));
     }
-    let tables: Vec<&Table> = registry.tables.values().filter(|t| t.placement == placement.id).collect();
-    define(driver, registry, &tables, &[shard]).await?;
-    placement.shards.push(shard);
-    placement.shards.sort();
-    Ok(vec![Effect::Placement(placement)])
+    // A reference placement is among those that the shard lacks.
+    let own_tables = tables_of(registry, &placement).filter(|_| !placement.is_reference());
+    let newcomers = [Newcomer::new(registry, shard, own_tables)];
+    define(driver, registry, &newcomers).await?;
+    let mut effects = own_copies(driver, &newcomers).await?;
+    if !placement.is_reference() {
+        placement.shards.push(shard);
+        placement.shards.sort();
+        effects.push(Effect::Placement(placement));
+    }
+    Ok(effects)
 }

@@ -5,13 +5,11 @@
 //! in between, is undone where it had been done. The registry learns the schema from the first
 //! shard's own answer, never from reading the statement.
 
+use super::Driver;
 use flotilla_shared::error::{Class, Code, Error};
 use flotilla_shared::ids::{GroupId, JobId, PlacementId, SchemaVersion};
-use flotilla_shared::registry::{Effect, HOME, Registry, SchemaObject, Table};
+use flotilla_shared::registry::{Effect, HOME, Registry, SchemaObject, quoted, read_tables};
 use flotilla_shared::wire::{ShardCommand, ShardReply};
-use rusqlite::Connection;
-
-use super::Driver;
 
 /// The schema version that the running job makes; jobs run one at a time.
 pub(super) fn next_version(registry: &Registry) -> SchemaVersion {
@@ -96,28 +94,25 @@ async fn undo(
     }
     for shard in shards {
         for statement in &statements {
-            match step(driver, registry, *shard, UNDO, vec![statement.clone()], false).await {
-                Ok(_) => (),
-                // An earlier try of this job has undone it.
-                Err(error) if error.code.class() == Class::Refused => (),
-                Err(error) => return Err(error),
-            }
+            undo_step(driver, registry, *shard, statement.clone()).await?;
         }
     }
     Ok(())
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// All tables of a schema, read by SQLite.
-pub(super) fn read_tables(objects: &[SchemaObject]) -> Result<Vec<Table>, Error> {
-    let db = Connection::open_in_memory().map_err(|error| Error::from_sqlite(&error))?;
-    for object in objects.iter().filter(|object| matches!(object.kind.as_str(), "table" | "index")) {
-        db.execute_batch(&object.sql).map_err(|error| Error::from_sqlite(&error))?;
+/// Runs a statement that undoes what this job did on a shard.
+pub(super) async fn undo_step(
+    driver: &Driver<'_>,
+    registry: &Registry,
+    shard: GroupId,
+    statement: String,
+) -> Result<(), Error> {
+    match step(driver, registry, shard, UNDO, vec![statement], false).await {
+        Ok(_) => Ok(()),
+        // An earlier try of this job has undone it.
+        Err(error) if error.code.class() == Class::Refused => Ok(()),
+        Err(error) => Err(error),
     }
-    objects.iter().filter(|object| object.kind == "table").map(|object| Table::read(&db, &object.name)).collect()
 }
 
 /// What the registry learns from a shard's schema: everything that lives on that shard.

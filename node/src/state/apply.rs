@@ -28,7 +28,7 @@ pub struct Machine {
     /// As of the last committed batch.
     pub applied: Applied,
     ownership: Ownership,
-    requests: Requests,
+    pub(super) requests: Requests,
     /// In the `meta` group.
     registry: Option<Registry>,
     /// Some trigger asks for `changes()`.

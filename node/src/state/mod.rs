@@ -3,7 +3,7 @@
 //! **Input**: committed entries, in order, from openraft. **Output**: one answer per entry, and rows
 //! for reads ([`reads`]). What the pieces are, in the order in which an entry meets them:
 //! [`machine`] takes a batch of entries from openraft; [`apply`] runs it inside one SQLite
-//! transaction, with [`statements`] for clients and [`steps`] for jobs; [`world`] and [`vfs`] give it the
+//! transaction, with [`statements`] for clients, [`steps`] for jobs and [`copies`] for reference tables; [`world`] and [`vfs`] give it the
 //! time and randomness of its entry and nothing else; [`guard`] refuses what no client may run;
 //! [`requests`] remembers what was applied; [`ownership`] knows which slots are ours; [`store`] opens
 //! the file and makes it durable; [`pages`] streams it to a follower.
@@ -24,6 +24,7 @@
 //!    may depend on it.
 
 pub mod apply;
+pub mod copies;
 pub mod generations;
 pub mod guard;
 pub mod hash;

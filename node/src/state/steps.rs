@@ -9,7 +9,7 @@ use std::io;
 use flotilla_shared::closed::is_internal;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{Epoch, JobId, SchemaVersion};
-use flotilla_shared::registry::{HOME, SchemaObject};
+use flotilla_shared::registry::{HOME, SchemaObject, SlotSet, quoted};
 use flotilla_shared::wire::{NewHome, ShardCommand, ShardReply, Statement};
 use rusqlite::{Connection, OptionalExtension};
 
@@ -24,11 +24,11 @@ const KEPT_JOBS: i64 = 64;
 /// Steps under this id run every time: a job undoes with them what it did.
 const UNDO: JobId = JobId(0);
 
-type Reply = Result<ShardReply, Error>;
+pub(super) type Reply = Result<ShardReply, Error>;
 
 impl Machine {
     /// Applies one step.
-    pub(super) fn shard_step(&self, draft: &mut Draft, step: &ShardCommand, moment: Moment) -> Result<Reply, Halt> {
+    pub(super) fn shard_step(&mut self, draft: &mut Draft, step: &ShardCommand, moment: Moment) -> Result<Reply, Halt> {
         match step {
             ShardCommand::Own { placement, epoch, slots } => {
                 let known = draft.ownership.placements.get(placement).map(|owned| owned.epoch).unwrap_or_default();
@@ -52,23 +52,28 @@ impl Machine {
             ShardCommand::Register { job, table, into, version } => {
                 self.once(*job, "register", || self.register(draft, table, into, *version))
             }
+            ShardCommand::WriteCopy(write) => self.write_copy(draft, write),
+            ShardCommand::FillCopy { job, chunk, table, columns, rows, sequence } => {
+                self.once(*job, &format!("fill {chunk}"), || self.fill_copy(table, columns, rows, *sequence))
+            }
             ShardCommand::Describe => Ok(Ok(ShardReply::Schema(schema_objects(&self.db)?))),
         }
     }
 
     /// Runs a job's step unless it was run before, and keeps its answer if it succeeded.
-    fn once(&self, job: JobId, step: &str, run: impl FnOnce() -> Result<Reply, Halt>) -> Result<Reply, Halt> {
+    pub(super) fn once(
+        &self,
+        job: JobId,
+        step: &str,
+        run: impl FnOnce() -> Result<Reply, Halt>,
+    ) -> Result<Reply, Halt> {
         if job == UNDO {
             return run();
         }
-        let job = job.0 as i64;
-        let kept: Option<Vec<u8>> = self
-            .db
-            .query_row("SELECT reply FROM _flotilla_jobs WHERE job = ?1 AND step = ?2", (job, step), |row| row.get(0))
-            .optional()?;
-        if let Some(kept) = kept {
-            return postcard::from_bytes(&kept).map(Ok).map_err(|error| Halt::Storage(io::Error::other(error)));
+        if let Some(kept) = self.kept(job, step)? {
+            return Ok(Ok(kept));
         }
+        let job = job.0 as i64;
         let latest: Option<i64> = self.db.query_row("SELECT max(job) FROM _flotilla_jobs", [], |row| row.get(0))?;
         if latest.is_some_and(|latest| job < latest) {
             return Ok(Err(Error::new(Code::Conflict, format!("job {job} has ended: a later one was here"))));
@@ -82,6 +87,18 @@ impl Machine {
             self.db.execute("DELETE FROM _flotilla_jobs WHERE job <= ?1", [job.saturating_sub(KEPT_JOBS)])?;
         }
         Ok(reply)
+    }
+
+    /// The answer of a step that was run before.
+    pub(super) fn kept(&self, job: JobId, step: &str) -> Result<Option<ShardReply>, Halt> {
+        let kept: Option<Vec<u8>> = self
+            .db
+            .query_row("SELECT reply FROM _flotilla_jobs WHERE job = ?1 AND step = ?2", (job.0 as i64, step), |row| {
+                row.get(0)
+            })
+            .optional()?;
+        let read = |kept: Vec<u8>| postcard::from_bytes(&kept).map_err(|error| Halt::Storage(io::Error::other(error)));
+        kept.map(read).transpose()
     }
 
     fn schema(&self, draft: &mut Draft, sql: &[String], moment: Moment) -> Result<Reply, Halt> {
@@ -111,7 +128,9 @@ impl Machine {
             return Ok(Err(Error::new(Code::NoSuchTable, format!("no such table: {table}"))));
         };
         match into {
-            NewHome::New { placement, .. } if draft.ownership.placements.contains_key(placement) => {
+            NewHome::New { placement, .. } | NewHome::Reference { placement }
+                if draft.ownership.placements.contains_key(placement) =>
+            {
                 // Its version would be set back, and plans made with later ones would pass for good.
                 let message = format!("placement {placement} is known to this shard already");
                 return Ok(Err(Error::new(Code::Conflict, message)));
@@ -119,6 +138,12 @@ impl Machine {
             NewHome::New { placement, share, all } => {
                 let slots = if had_rows { all } else { share };
                 draft.ownership.set(&self.db, *placement, Owned { epoch: Epoch(1), slots: slots.clone() })?;
+            }
+            NewHome::Reference { placement } => {
+                if let Some(error) = super::copies::too_large(&self.db, table)? {
+                    return Ok(Err(error));
+                }
+                draft.ownership.set(&self.db, *placement, Owned { epoch: Epoch(1), slots: SlotSet::all(1) })?;
             }
             NewHome::Existing { rows_may_stay } if had_rows && !rows_may_stay => {
                 let message = format!("{table} holds rows, and the table to colocate with is spread over other shards");
@@ -191,6 +216,5 @@ fn has_rows(db: &Connection, table: &str) -> rusqlite::Result<Option<bool>> {
     if !known || is_internal(table) {
         return Ok(None);
     }
-    db.query_row(&format!("SELECT EXISTS (SELECT 1 FROM \"{}\")", table.replace('"', "\"\"")), [], |row| row.get(0))
-        .map(Some)
+    db.query_row(&format!("SELECT EXISTS (SELECT 1 FROM {})", quoted(table)), [], |row| row.get(0)).map(Some)
 }

@@ -252,8 +252,11 @@ fn reaches(record: &Record, schema: &Schema, verb: Verb, replaces: bool) -> Opti
     for key in &schema.foreign_keys {
         let as_child = key.child == target && (verb == Verb::Insert || key.pairs.iter().any(|(from, _)| updates(from)));
         let as_parent = key.parent == target && (deletes || key.pairs.iter().any(|(_, to)| updates(to)));
-        let cascades = touches(&key.child) && touches(&key.parent);
-        if (as_child || as_parent || cascades) && !schema.is_local(key) {
+        // A new parent makes SQLite look whether a child waits for it; none does between statements.
+        let looks_only = key.parent == target && !record.writes.contains(&key.child);
+        let cascades = touches(&key.child) && touches(&key.parent) && !looks_only;
+        let refers_only = !as_parent && !record.writes.contains(&key.parent) && schema.may_refer(key);
+        if (as_child || as_parent || cascades) && !schema.is_local(key) && !refers_only {
             return Some(format!(
                 "the foreign key of {} to {} may lead to another shard, because it does not hold the shard keys of both",
                 key.child, key.parent

@@ -14,7 +14,7 @@ use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
 use super::params::{Fields, bad};
-use super::tables::table_json;
+use super::placements::table_json;
 use crate::Proxy;
 use crate::execute::Options;
 use crate::execute::send::MAX_FAN_OUT;

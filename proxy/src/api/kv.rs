@@ -14,7 +14,7 @@
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::http::{self, HttpRequest, HttpResponse};
 use flotilla_shared::ids::RequestId;
-use flotilla_shared::registry::{HOME, JobKind, Registration, Registry, Table};
+use flotilla_shared::registry::{HOME, JobKind, Registration, Registry, Spread, Table};
 use flotilla_shared::value::{Params, Value};
 use flotilla_shared::wire::{Rows, Statement, StatementResult};
 use hyper::Method;
@@ -200,6 +200,8 @@ async fn make_table(proxy: &Proxy, options: &Options) -> Result<(), Error> {
             Some(table) if table.placement == HOME => JobKind::Register(Registration {
                 table: TABLE.to_owned(),
                 key: vec!["key".to_owned()],
+                spread: Spread::Hash,
+                nullable: false,
                 colocate_with: None,
                 shards: vec![],
             }),

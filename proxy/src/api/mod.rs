@@ -12,6 +12,7 @@ pub mod explain;
 pub mod health;
 pub mod kv;
 pub mod params;
+mod placements;
 pub mod sql;
 pub mod stream;
 pub mod tables;

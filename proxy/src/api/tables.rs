@@ -3,13 +3,15 @@
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::http::{self, HttpRequest, HttpResponse};
 use flotilla_shared::ids::GroupId;
-use flotilla_shared::registry::{HOME, JobKind, Placement, Registration, Registry, Table};
+use flotilla_shared::registry::{Function, HOME, JobKind, Registration, Registry, Spread, Table};
+use flotilla_shared::slot::KeyColumn;
 use flotilla_shared::value::Value;
 use flotilla_shared::wire::{Level, Read, Statement};
 use futures::StreamExt;
 use serde_json::{Value as Json, json};
 
 use super::params::{Fields, bad, required};
+use super::placements::{columns_json, registration, shard_id, shard_json, table_json};
 use crate::Proxy;
 use crate::execute::send::MAX_FAN_OUT;
 use crate::plan::split::quote;
@@ -24,7 +26,7 @@ pub async fn register(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpRes
     proxy.registry(options.deadline).await?;
     let registry = proxy.refreshed(options.deadline).await?;
     let table = known_table(&registry, &wanted.table)?;
-    if !table.key.is_empty() {
+    if table.placement != HOME {
         return registered_already(&registry, table, &wanted);
     }
     let job = proxy.start(options.id, JobKind::Register(wanted.clone()), options.deadline).await?;
@@ -43,12 +45,34 @@ pub async fn register(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpRes
     ))
 }
 
+/// The same registration again is no error; another one is.
 fn registered_already(registry: &Registry, table: &Table, wanted: &Registration) -> Result<HttpResponse, Error> {
-    let same = table.key.len() == wanted.key.len()
+    let function = registry.placements.get(&table.placement).map(|placement| &placement.function);
+    let same_key = table.key.len() == wanted.key.len()
         && table.key_names().zip(&wanted.key).all(|(a, b)| a.eq_ignore_ascii_case(b));
-    if !same {
-        let names: Vec<&str> = table.key_names().collect();
-        return Err(Error::new(Code::AlreadyRegistered, format!("{} is sharded by {}", table.name, names.join(", ")))
+    let same_function = wanted.colocate_with.is_some()
+        || match (function, &wanted.spread) {
+            (Some(Function::Hash), Spread::Hash) | (Some(Function::Reference), Spread::Reference) => true,
+            (Some(function @ Function::Range { .. }), Spread::Range { points }) => {
+                let compare: Vec<KeyColumn> = table.key.iter().map(|index| table.columns[*index].compare).collect();
+                Function::range(&compare, points.clone()).is_ok_and(|again| again == *function)
+            }
+            (Some(function @ Function::List { .. }), Spread::List { values, default }) => {
+                let compare: Vec<KeyColumn> = table.key.iter().map(|index| table.columns[*index].compare).collect();
+                Function::list(&compare, values, *default).is_ok_and(|(again, _)| again == *function)
+            }
+            _ => false,
+        };
+    if !same_key || !same_function {
+        let how = match function {
+            Some(Function::Reference) => "a reference table".to_owned(),
+            _ => {
+                let names: Vec<&str> = table.key_names().collect();
+                let function = function.map_or("", Function::name);
+                format!("sharded by {function} of {}", names.join(", "))
+            }
+        };
+        return Err(Error::new(Code::AlreadyRegistered, format!("{} is {how}", table.name))
             .hint("a table's shard key stays; make a new table to shard it otherwise"));
     }
     Ok(http::json(
@@ -59,49 +83,6 @@ fn registered_already(registry: &Registry, table: &Table, wanted: &Registration)
             "table": table_json(registry, table),
         }),
     ))
-}
-
-/// The registration that a body asks for.
-fn registration(body: &Json) -> Result<Registration, Error> {
-    let function = body.get("shard_func").and_then(Json::as_str).unwrap_or("hash");
-    if !function.eq_ignore_ascii_case("hash") {
-        return Err(Error::new(
-            Code::NotImplemented,
-            format!("shard_func `{function}` does not exist in this version"),
-        )
-        .hint("use \"shard_func\": \"hash\""));
-    }
-    let texts = |name: &str, value: &Json| -> Result<Vec<String>, Error> {
-        let list = match value {
-            Json::String(text) => return Ok(vec![text.clone()]),
-            Json::Array(list) => list,
-            _ => return Err(bad(format!("`{name}` is a text or a list of texts"))),
-        };
-        list.iter()
-            .map(|item| item.as_str().map(str::to_owned).ok_or_else(|| bad(format!("`{name}` is a list of texts"))))
-            .collect()
-    };
-    let key = texts("shard_key", body.get("shard_key").ok_or_else(|| bad("`shard_key` is missing"))?)?;
-    if key.is_empty() {
-        return Err(bad("`shard_key` names no column"));
-    }
-    let shards = match body.get("shards") {
-        None | Some(Json::Null) => vec![],
-        Some(list) => texts("shards", list)?.iter().map(|text| shard_id(text)).collect::<Result<_, _>>()?,
-    };
-    let colocate_with = match body.get("colocate_with") {
-        None | Some(Json::Null) => None,
-        Some(Json::String(table)) => Some(table.clone()),
-        Some(_) => return Err(bad("`colocate_with` is the name of a table")),
-    };
-    Ok(Registration { table: required(body, "table_name")?.to_owned(), key, colocate_with, shards })
-}
-
-fn shard_id(text: &str) -> Result<GroupId, Error> {
-    text.parse::<GroupId>()
-        .ok()
-        .filter(|group| group.is_shard())
-        .ok_or_else(|| bad(format!("`{text}` names no shard")).hint("shards are named shard1, shard2, …"))
 }
 
 /// Lets a shard hold a table.
@@ -214,44 +195,4 @@ pub fn decoded(piece: &str) -> Result<String, Error> {
         }
     }
     String::from_utf8(bytes).map_err(|_| bad("the path is not UTF-8"))
-}
-
-fn columns_json(table: &Table) -> Json {
-    let columns = table.columns.iter().map(|column| {
-        json!({
-            "name": column.name,
-            "type": column.declared,
-            "affinity": column.compare.affinity,
-            "collation": column.compare.collation,
-            "not_null": column.not_null,
-            "primary_key": column.primary_key,
-            "generated": column.generated,
-        })
-    });
-    columns.collect()
-}
-
-fn shard_json(placement: &Placement, shard: GroupId) -> Json {
-    json!({
-        "id": shard,
-        "slots": placement.owned.get(&shard).map_or(0, flotilla_shared::registry::SlotSet::len),
-        "epoch": placement.epoch(shard),
-    })
-}
-
-/// A table without its columns.
-pub fn table_json(registry: &Registry, table: &Table) -> Json {
-    let key: Vec<&str> = table.key_names().collect();
-    let placement = registry.placements.get(&table.placement);
-    let shards: Vec<Json> =
-        placement.map_or_else(Vec::new, |p| p.shards.iter().map(|shard| shard_json(p, *shard)).collect());
-    json!({
-        "name": table.name,
-        "sharded": table.placement != HOME,
-        "placement": table.placement,
-        "shard_key": key,
-        "shard_func": placement.map(|placement| placement.function),
-        "slots": placement.map(|placement| placement.slots),
-        "shards": shards,
-    })
 }

@@ -3,6 +3,7 @@
 mod fuzz;
 mod kv;
 mod once;
+mod placements;
 mod random_writes;
 mod reads;
 mod schema;
@@ -365,8 +366,8 @@ async fn bad_requests() {
             Method::POST,
             "/table/register",
             r#"{"table_name":"nope","shard_key":"a","shard_func":"range"}"#,
-            501,
-            "not_implemented",
+            400,
+            "bad_request",
         ),
         (Method::POST, "/table/register", r#"{"shard_key":"a"}"#, 400, "bad_request"),
         (Method::POST, "/remove", r#"{"node":77}"#, 404, "no_such_object"),
@@ -471,7 +472,7 @@ async fn differential() {
         }
         same += 1;
     }
-    assert!(same > 1000 && refused > 20, "{same} compared, {refused} refused");
+    assert!(same > 1000 && refused > 5, "{same} compared, {refused} refused");
     let all = b.sql("SELECT * FROM t", json!([])).await["values"].as_array().unwrap().len();
     assert_eq!(all, one.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).unwrap() as usize);
     assert!(b.count("SELECT count(*) > 0 FROM t").iter().filter(|count| *count == "[[1]]").count() > 1);

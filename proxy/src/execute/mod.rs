@@ -7,10 +7,11 @@
 //!
 //! [`send`] talks to shards, [`stream`] pulls large results from them, [`batch`] runs several
 //! statements, [`transaction`] runs them together, [`staged`] reads rows and then writes them, [`once`]
-//! sees to it that this takes effect once, [`ddl`] makes jobs of schema statements, [`keys`] hands out
-//! integer keys, [`merged`] finishes reads of several shards.
+//! sees to it that this takes effect once, [`ddl`] makes jobs of schema statements, [`copies`] of writes
+//! to reference tables, [`keys`] hands out integer keys, [`merged`] finishes reads of several shards.
 
 pub mod batch;
+pub mod copies;
 pub mod ddl;
 pub mod keys;
 pub mod merged;
@@ -210,6 +211,7 @@ impl Proxy {
             Plan::Local => Err(Error::new(Code::Internal, "a local statement was sent out")),
             Plan::Merge(merge) => Ok(Output::Rows(self.read_merged(job, merge).await?)),
             Plan::Staged(_) => Err(Error::new(Code::Internal, "a write in two steps was sent out as one")),
+            Plan::Copies(copies) => self.write_copies(job, copies, id).await,
             Plan::One(part) if reads => Ok(Output::Rows(self.read_part(job, part).await?)),
             Plan::One(part) => Ok(Output::Write(self.write_part(job, part, id).await?)),
             Plan::Some(parts) | Plan::All(parts) if reads => Ok(Output::Rows(self.read_parts(job, parts).await?)),
@@ -223,7 +225,7 @@ impl Proxy {
             Plan::One(part) => std::slice::from_ref(part),
             Plan::Some(parts) | Plan::All(parts) => parts,
             // What reads is prepared where it is made.
-            Plan::Merge(_) | Plan::Staged(_) | Plan::Local | Plan::Refused(_) => return Ok(()),
+            Plan::Merge(_) | Plan::Staged(_) | Plan::Copies(_) | Plan::Local | Plan::Refused(_) => return Ok(()),
         };
         for statement in parts.iter().flat_map(|part| part.guard.iter().chain(&part.statement)) {
             let (again, _) = ready.mirror.prepare(&statement.sql)?;

@@ -147,6 +147,7 @@ impl Proxy {
             // The map has changed since, and the keys alone decide now.
             Plan::One(part) => (as_written(ready, statement, vec![part]), "change"),
             Plan::Some(parts) | Plan::All(parts) => (as_written(ready, statement, parts), "change"),
+            Plan::Copies(_) => return Err(plan::keys::stale("the table has become a reference table".to_owned())),
             Plan::Local | Plan::Merge(_) => return Err(Error::new(Code::Internal, "a write was planned as a read")),
         };
         let table = ready.prepared.analysis.record.target.as_deref().unwrap_or("");

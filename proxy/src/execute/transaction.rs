@@ -37,6 +37,9 @@ impl Proxy {
         statements: &[Statement],
         options: &Options,
     ) -> Result<Vec<Output>, Error> {
+        if let Some(outputs) = self.run_copies(statements, options).await? {
+            return Ok(outputs);
+        }
         let (mut pause, mut collisions) = (FIRST_PAUSE, 0);
         loop {
             let id = if collisions == 0 { options.id } else { options.id.part(COLLISION_PART + collisions) };
@@ -112,7 +115,14 @@ impl Proxy {
             };
             let plan = match options.shard {
                 Some(shard) => Plan::One(as_written(shard)),
-                None => plan::plan(input(&one, &statement.params, &keys, options), &one.registry),
+                None => {
+                    let input = input(&one, &statement.params, &keys, options);
+                    // Copies of reference tables are read where the others are.
+                    match plan::reference::part_on(input, &one.registry, shard.unwrap_or(HOME_SHARD)) {
+                        Some(part) => Plan::One(part),
+                        None => plan::plan(input, &one.registry),
+                    }
+                }
             };
             self.check_rewritten(&one, &plan)?;
             let part = match plan {
@@ -121,9 +131,12 @@ impl Proxy {
                     finds_nothing(&one, shard).ok_or_else(|| at(n, across("its table is elsewhere".to_owned())))?
                 }
                 Plan::Refused(error) => return Err(at(n, error)),
+                Plan::Copies(_) => return Err(at(n, across("it writes a reference table, on all shards".to_owned()))),
                 _ => return Err(at(n, across("it reaches several shards".to_owned()))),
             };
-            if options.shard.is_none() && !part.claims.is_empty() {
+            let anywhere = options.shard.is_none()
+                && plan::reference::only(input(&one, &statement.params, &keys, options), &one.registry);
+            if options.shard.is_none() && !part.claims.is_empty() && !anywhere {
                 match shard {
                     Some(known) if known != part.shard => {
                         return Err(at(n, across(format!("it is on {}, those before it on {known}", part.shard))));
@@ -154,7 +167,8 @@ impl Proxy {
         let none = BTreeMap::new();
         for (statement, one) in statements.iter().zip(ready) {
             let input = input(one, &statement.params, &none, options);
-            if plan::missing_keys(input, &one.registry).is_empty()
+            if !plan::reference::only(input, &one.registry)
+                && plan::missing_keys(input, &one.registry).is_empty()
                 && let Plan::One(part) = plan::plan(input, &one.registry)
                 && !part.claims.is_empty()
             {

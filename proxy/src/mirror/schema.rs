@@ -6,23 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use flotilla_shared::ids::PlacementId;
-use flotilla_shared::registry::{HOME, Registry, Table};
+use flotilla_shared::registry::{ForeignKey, HOME, Registry, Table, row_only};
 use flotilla_shared::value::Value;
 use rusqlite::Connection;
 
 use crate::lex::{Kind, Tokens};
 use crate::mirror::fold::fold;
-
-/// A foreign key.
-#[derive(Clone, Debug)]
-pub struct ForeignKey {
-    /// The table that refers, in lower case.
-    pub child: String,
-    /// The table referred to, in lower case.
-    pub parent: String,
-    /// Column pairs: child, parent.
-    pub pairs: Vec<(String, String)>,
-}
 
 /// A trigger.
 #[derive(Clone, Debug)]
@@ -52,6 +41,8 @@ pub struct Schema {
     pub indexes: HashMap<String, Vec<Vec<String>>>,
     /// Constant defaults of shard key columns, by lower-case table name and column index.
     pub key_defaults: HashMap<String, BTreeMap<usize, Value>>,
+    /// Placements of which every shard has a copy.
+    pub references: Vec<PlacementId>,
     /// Is any table outside the home placement?
     pub has_sharded: bool,
 }
@@ -65,9 +56,10 @@ impl Schema {
         let mut schema = Self {
             tables: registry.tables.clone().into_iter().collect(),
             has_sharded: registry.tables.values().any(|table| table.placement != HOME),
-            foreign_keys: foreign_keys(db)?,
             strict: strict_tables(db)?,
             indexes: indexes(db)?,
+            foreign_keys: ForeignKey::read(db)?,
+            references: registry.placements.values().filter(|p| p.is_reference()).map(|p| p.id).collect(),
             ..Self::default()
         };
         for (name, table) in registry.tables.iter().filter(|(_, table)| !table.key.is_empty()) {
@@ -101,17 +93,27 @@ impl Schema {
     }
 
     /// Does the foreign key stay on one shard: are both tables in one placement, and does it pair
-    /// their shard keys column by column?
+    /// their shard keys column by column? Or has every shard a copy of both?
     pub fn is_local(&self, foreign_key: &ForeignKey) -> bool {
         let (Some(child), Some(parent)) = (self.tables.get(&foreign_key.child), self.tables.get(&foreign_key.parent))
         else {
             return false;
         };
-        child.placement == parent.placement
-            && child.key.len() == parent.key.len()
-            && child.key_names().zip(parent.key_names()).all(|(from, to)| {
-                foreign_key.pairs.iter().any(|(f, t)| f.eq_ignore_ascii_case(from) && t.eq_ignore_ascii_case(to))
-            })
+        if self.is_reference(parent.placement) {
+            return self.is_reference(child.placement);
+        }
+        child.placement == parent.placement && foreign_key.pairs_all(child.key_names(), parent.key_names())
+    }
+
+    /// May a row be added that refers to this parent: is the parent on the same shard, or a copy of it?
+    pub fn may_refer(&self, foreign_key: &ForeignKey) -> bool {
+        let parent = self.tables.get(&foreign_key.parent);
+        parent.is_some_and(|parent| self.is_reference(parent.placement)) || self.is_local(foreign_key)
+    }
+
+    /// Has every shard a copy of this placement?
+    pub fn is_reference(&self, placement: PlacementId) -> bool {
+        self.references.contains(&placement)
     }
 }
 
@@ -153,37 +155,6 @@ fn key_defaults(table: &Table, db: &Connection) -> rusqlite::Result<BTreeMap<usi
         defaults.extend(index.and_then(|index| Some((index, fold(&text, &[])?))));
     }
     Ok(defaults)
-}
-
-fn foreign_keys(db: &Connection) -> rusqlite::Result<Vec<ForeignKey>> {
-    let mut query = db.prepare(
-        "SELECT m.name, p.id, p.\"table\", p.\"from\",
-                coalesce(p.\"to\", (SELECT i.name FROM pragma_table_info(p.\"table\") i WHERE i.pk = p.seq + 1), '')
-         FROM sqlite_schema m, pragma_foreign_key_list(m.name) p WHERE m.type = 'table' ORDER BY m.name, p.id, p.seq",
-    )?;
-    let mut keys: Vec<(i64, ForeignKey)> = Vec::new();
-    let mut rows = query.query([])?;
-    while let Some(row) = rows.next()? {
-        let (child, id, parent): (String, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let (child, parent) = (child.to_ascii_lowercase(), parent.to_ascii_lowercase());
-        let pair = (row.get(3)?, row.get(4)?);
-        match keys.last_mut() {
-            Some((last, key)) if *last == id && key.child == child => key.pairs.push(pair),
-            _ => keys.push((id, ForeignKey { child, parent, pairs: vec![pair] })),
-        }
-    }
-    Ok(keys.into_iter().map(|(_, key)| key).collect())
-}
-
-/// Does the body of a trigger only compute with the row at hand: `SELECT` without `FROM`, as used
-/// with `RAISE`? Then it may run wherever the row is.
-fn row_only(sql: &str) -> bool {
-    let Ok(tokens) = Tokens::read(sql) else { return false };
-    let reaches = ["FROM", "INTO", "UPDATE", "DELETE", "JOIN"];
-    let Some(body) = (0..tokens.list.len()).find(|index| tokens.is_word(*index, "BEGIN")) else { return false };
-    // The head says UPDATE or DELETE itself, and its WHEN may hold a subquery.
-    let head_selects = (0..body).any(|index| tokens.is_word(index, "SELECT"));
-    !head_selects && !(body..tokens.list.len()).any(|index| reaches.iter().any(|word| tokens.is_word(index, word)))
 }
 
 fn says_on_conflict(sql: &str) -> bool {

@@ -49,6 +49,10 @@ fn all_fixed(input: Input<'_>, registry: &Registry) -> Option<Part> {
         let ([source], 1) = (&tables[..], sources.len()) else { return None };
         let table = registry.table(source.table.as_deref()?)?;
         let placement = registry.placements.get(&table.placement)?;
+        // Every shard has a copy; what it claims is added to the plan.
+        if placement.is_reference() {
+            continue;
+        }
         let condition = spell(&tokens, core.condition.clone()?);
         let alone = format!("SELECT 1 FROM {} AS {} WHERE {condition}", quote(&table.name), quote(&source.known_as));
         let predicates = Predicates::read(&Tokens::read(&alone).ok()?, |name| registry.table(name))?;

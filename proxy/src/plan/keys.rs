@@ -6,7 +6,6 @@ use std::ops::Bound;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, Slot};
 use flotilla_shared::registry::{Function, Placement, SlotSet, Table};
-use flotilla_shared::slot::KeyColumn;
 use flotilla_shared::value::{Params, Value};
 use flotilla_shared::wire::Claim;
 
@@ -36,16 +35,12 @@ pub fn resolve<'a>(term: &'a Term, prepared: &Prepared, params: &'a Params) -> O
     }
 }
 
-/// How a table's key columns compare.
-pub fn key_columns(table: &Table) -> Vec<KeyColumn> {
-    table.key.iter().map(|index| table.columns[*index].compare).collect()
-}
-
-/// Slots that may hold rows whose first key column is between the bounds; none when any slot may. A hash
+/// Slots that may hold rows whose first key column is between the bounds; none when any slot may: a hash
 /// knows no order.
-pub fn slots_between(placement: &Placement, _low: Bound<&Value>, _high: Bound<&Value>) -> Option<SlotSet> {
+pub fn slots_between(placement: &Placement, low: Bound<&Value>, high: Bound<&Value>) -> Option<SlotSet> {
     match placement.function {
-        Function::Home | Function::Hash => None,
+        Function::Home | Function::Hash | Function::Reference => None,
+        Function::Range { .. } | Function::List { .. } => Some(placement.slots_between(low, high)),
     }
 }
 

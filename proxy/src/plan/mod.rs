@@ -3,7 +3,8 @@
 //! Output: a [`Plan`] for the [`execute`](crate::execute) step, whose parts carry what they rely on
 //! ([`Claim`]), so that a shard refuses a plan made from an old map. Rules, in order:
 //!
-//! 1. everything touched is owned by one shard: there, as written;
+//! 1. everything touched is owned by one shard: there, as written. Reference tables are on every shard
+//!    ([`reference`]); a write that changes them is a job for all;
 //! 2. one sharded table with its key fixed: the shards that own these keys;
 //! 3. a SELECT whose rows are made on one shard each and need nothing more: rows put together;
 //! 4. any other SELECT: the shards do what they can, and SQLite finishes it in the proxy ([`read`]);
@@ -14,6 +15,7 @@ pub mod alone;
 pub mod keys;
 pub mod pieces;
 pub mod read;
+pub mod reference;
 pub mod route;
 pub mod shape;
 pub mod split;
@@ -35,6 +37,7 @@ use crate::analyze::Verb;
 use crate::mirror::{Mirror, Prepared};
 use keys::{by_owner, claim_all, claim_slots, sole_owner, stale};
 use read::{Merge, plan_select};
+use reference::Copies;
 use route::Keys;
 pub use stage::Staged;
 pub use write::{missing_keys, row_owner, staged_change};
@@ -68,6 +71,8 @@ pub enum Plan {
     Merge(Box<Merge>),
     /// Rows are read first, then written.
     Staged(Staged),
+    /// On every copy of reference tables, as a job.
+    Copies(Copies),
     /// Nowhere: the mirror answers it, because it asks for the schema or can find no row.
     Local,
     /// Not at all.
@@ -83,6 +88,7 @@ impl Plan {
             Self::All(_) => "all",
             Self::Merge(_) => "merge",
             Self::Staged(_) => "staged",
+            Self::Copies(_) => "copies",
             Self::Local => "local",
             Self::Refused(_) => "refused",
         }
@@ -132,6 +138,7 @@ impl fmt::Display for Plan {
                 write!(f, "\n  finish {}", merge.finish.sql)
             }
             Self::Staged(staged) => write!(f, "staged {staged}"),
+            Self::Copies(copies) => write!(f, "copies {copies}"),
             Self::Local => f.write_str("local"),
             Self::Refused(error) => write!(f, "refused {error}"),
         }
@@ -170,14 +177,19 @@ fn try_plan(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
         return Err(Error::new(Code::Unroutable, "the statement reads both the schema and rows")
             .hint("ask for the schema in a statement of its own"));
     }
+    if let Some(plan) = reference::plan_write(input, registry)? {
+        return Ok(plan);
+    }
     if let Some(part) = one_owner(input, registry)? {
         return Ok(Plan::One(if input.keys.is_empty() { part } else { with_keys(input, registry, part)? }));
     }
-    match analysis.verb {
+    let mut plan = match analysis.verb {
         Verb::Select => plan_select(input, registry),
         Verb::Insert => plan_insert(input, registry),
         _ => plan_change(input, registry),
-    }
+    }?;
+    reference::claim(input, registry, &mut plan)?;
+    Ok(plan)
 }
 
 fn placement<'a>(registry: &'a Registry, table: &Table) -> Result<&'a Placement, Error> {
@@ -194,6 +206,9 @@ fn one_owner(input: Input<'_>, registry: &Registry) -> Result<Option<Part>, Erro
     let mut claims = Vec::with_capacity(analysis.placements.len());
     for id in &analysis.placements {
         let placement = registry.placements.get(id).ok_or_else(|| stale(format!("placement {id} is not known")))?;
+        if placement.is_reference() {
+            continue;
+        }
         match (sole_owner(placement), shard) {
             (Some(owner), None) => shard = Some(owner),
             (Some(owner), Some(known)) if owner == known => (),
@@ -201,7 +216,12 @@ fn one_owner(input: Input<'_>, registry: &Registry) -> Result<Option<Part>, Erro
         }
         claims.extend(shard.map(|shard| claim_all(placement, shard)));
     }
-    let shard = shard.unwrap_or(HOME_SHARD);
+    let shard = match shard {
+        Some(shard) if !reference::has_copies(input, registry, shard) => return Ok(None),
+        Some(shard) => shard,
+        None => reference::any_shard(input, registry).unwrap_or(HOME_SHARD),
+    };
+    claims.extend(reference::touched(input, registry).map(|placement| claim_all(placement, shard)));
     Ok(Some(Part { shard, claims, statement: None, guard: None, last_row: true }))
 }
 

@@ -125,7 +125,10 @@ fn pinned(reaches: &[Reach<'_>]) -> Result<Option<Vec<Part>>, Error> {
     }
     let mut only = None;
     let mut claims: Vec<Claim> = Vec::with_capacity(reaches.len());
-    for Reach { placement, keys, .. } in reaches {
+    // Copies of reference tables are on each shard; what they claim is added to the plan.
+    let (copies, others): (Vec<&Reach<'_>>, Vec<&Reach<'_>>) =
+        reaches.iter().partition(|reach| reach.placement.is_reference());
+    for Reach { placement, keys, .. } in others {
         let owner = match keys {
             Keys::Some(slots) => {
                 let owners = by_owner(placement, slots)?;
@@ -143,6 +146,7 @@ fn pinned(reaches: &[Reach<'_>]) -> Result<Option<Vec<Part>>, Error> {
             Keys::None => (),
         }
     }
+    let only = only.filter(|shard| copies.iter().all(|copy| copy.placement.owned.contains_key(shard)));
     let part = |shard| Part { shard, claims: merge_claims(claims), statement: None, guard: None, last_row: true };
     Ok(only.map(|shard| vec![part(shard)]))
 }
@@ -186,7 +190,9 @@ fn known(registry: &Registry, id: PlacementId) -> Result<&Placement, Error> {
 /// Every shard that owns slots of the placement, with the statement as written.
 fn all_parts(registry: &Registry, id: PlacementId) -> Result<Vec<Part>, Error> {
     let placement = known(registry, id)?;
-    let parts: Vec<Part> = placement.owners().map(|shard| as_written(shard, claim_all(placement, shard))).collect();
+    // Each copy of a reference table has all its rows.
+    let owners = placement.owners().take(if placement.is_reference() { 1 } else { usize::MAX });
+    let parts: Vec<Part> = owners.map(|shard| as_written(shard, claim_all(placement, shard))).collect();
     match parts.is_empty() {
         true => Err(stale(format!("placement {id} has no owner"))),
         false => Ok(parts),

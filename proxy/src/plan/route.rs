@@ -11,7 +11,7 @@ use std::ops::Bound;
 
 use flotilla_shared::ids::Slot;
 use flotilla_shared::registry::{Placement, SlotSet, Table};
-use flotilla_shared::slot::{Affinity, Collation, KeyColumn, apply_affinity, slot_of};
+use flotilla_shared::slot::{Affinity, KeyColumn, apply_affinity, compare as order};
 use flotilla_shared::value::{Params, Value};
 
 use super::keys::{MAX_KEYS, resolve, slots_between};
@@ -395,7 +395,7 @@ impl<'a> Router<'a> {
 
     /// The slot of a key; none when no row can have it.
     fn slot(&self, key: &[Value]) -> Option<Slot> {
-        Some(slot_of(&self.placement.key, key, self.placement.slots))
+        self.placement.slot(key).ok()
     }
 }
 
@@ -419,48 +419,4 @@ fn compared(column: KeyColumn, value: Cow<'_, Value>) -> Cow<'_, Value> {
         (Affinity::Blob, _) | (_, Value::Null | Value::Blob(_)) => value,
         _ => Cow::Owned(apply_affinity(affinity, &value)),
     }
-}
-
-/// The order that SQLite gives two values of a column.
-fn order(column: KeyColumn, a: &Value, b: &Value) -> Ordering {
-    let class = |value: &Value| match value {
-        Value::Null => 0,
-        Value::Integer(_) | Value::Real(_) => 1,
-        Value::Text(_) => 2,
-        Value::Blob(_) => 3,
-    };
-    match (a, b) {
-        (Value::Integer(a), Value::Integer(b)) => a.cmp(b),
-        (Value::Real(a), Value::Real(b)) => a.partial_cmp(b).unwrap_or(Ordering::Equal),
-        (Value::Integer(a), Value::Real(b)) => integer_and_real(*a, *b),
-        (Value::Real(a), Value::Integer(b)) => integer_and_real(*b, *a).reverse(),
-        (Value::Text(a), Value::Text(b)) => match column.collation {
-            Collation::Binary => a.as_bytes().cmp(b.as_bytes()),
-            Collation::NoCase => folded(a).cmp(folded(b)),
-            Collation::Rtrim => a.trim_end_matches(' ').as_bytes().cmp(b.trim_end_matches(' ').as_bytes()),
-        },
-        (Value::Blob(a), Value::Blob(b)) => a.cmp(b),
-        _ => class(a).cmp(&class(b)),
-    }
-}
-
-/// Text as NOCASE sees it: beyond a NUL only the length counts.
-fn folded(text: &str) -> impl Iterator<Item = u8> + '_ {
-    let mut ended = false;
-    text.bytes().map(move |byte| {
-        ended |= byte == 0;
-        if ended { 0 } else { byte.to_ascii_lowercase() }
-    })
-}
-
-/// Exactly, as SQLite compares them: converted, one of them would lose its last bits.
-fn integer_and_real(integer: i64, real: f64) -> Ordering {
-    const LIMIT: f64 = 9_223_372_036_854_775_808.0;
-    if real >= LIMIT {
-        return Ordering::Less;
-    }
-    if real < -LIMIT {
-        return Ordering::Greater;
-    }
-    integer.cmp(&(real.trunc() as i64)).then(0.0.partial_cmp(&real.fract()).unwrap_or(Ordering::Equal))
 }

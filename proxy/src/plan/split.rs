@@ -198,7 +198,4 @@ pub fn key_guard(table: &str, column: &str, keys: &[i64]) -> Statement {
     }
 }
 
-/// A name in quotes.
-pub fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
+pub use flotilla_shared::registry::quoted as quote;

@@ -12,11 +12,11 @@ use std::ops::Range;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, Slot};
 use flotilla_shared::registry::{Placement, Table};
-use flotilla_shared::slot::{Collation, apply_affinity, slot_of};
+use flotilla_shared::slot::{Collation, apply_affinity};
 use flotilla_shared::value::{Params, Value};
 use flotilla_shared::wire::Statement;
 
-use super::keys::{by_owner, claim_slots, is_column, key_columns};
+use super::keys::{by_owner, claim_slots, is_column};
 use super::pieces::{Piece, Pieces};
 use super::split::{Writer, quote};
 use super::{Part, show};
@@ -258,7 +258,7 @@ impl<'a> Change<'a> {
             let at = columns.iter().position(|column| column == index);
             key.push(at.and_then(|at| row.get(at)).cloned().unwrap_or_default());
         }
-        Ok(slot_of(&key_columns(self.table), &key, placement.slots))
+        placement.slot(&key)
     }
 
     /// `UPDATE t SET …` or `DELETE FROM t`.

@@ -3,6 +3,7 @@
 
 mod fuzz;
 mod hostile;
+mod placements;
 mod reads;
 mod routing;
 mod soundness;

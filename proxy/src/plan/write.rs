@@ -6,15 +6,14 @@
 use std::collections::BTreeMap;
 
 use flotilla_shared::error::{Code, Error};
-use flotilla_shared::ids::{GroupId, Slot};
+use flotilla_shared::ids::{GroupId, PlacementId, Slot};
 use flotilla_shared::registry::{HOME, Placement, Registry, Table};
-use flotilla_shared::slot::slot_of;
 use flotilla_shared::value::Value;
 use flotilla_shared::wire::Statement;
 
 use super::across::{self, Spread};
 use super::alone::{keeps_keys, one_shard};
-use super::keys::{by_owner, claim_all, claim_slots, is_column, key_columns};
+use super::keys::{by_owner, claim_all, claim_slots, is_column};
 use super::route::Keys;
 use super::split::{Assigned, KeyPlace, item_value, key_guard, rewrite};
 use super::stage::{Change, Staged};
@@ -157,7 +156,9 @@ pub fn missing_keys(input: Input<'_>, registry: &Registry) -> BTreeMap<usize, Ke
         return missing;
     }
     let table = analysis.record.target.as_deref().and_then(|name| registry.table(name));
-    let table = table.filter(|table| table.placement != HOME);
+    // The copies of a reference table count alike by themselves.
+    let is_reference = |id: &PlacementId| registry.placements.get(id).is_some_and(Placement::is_reference);
+    let table = table.filter(|table| table.placement != HOME && !is_reference(&table.placement));
     let Some((table, alias)) = table.and_then(|table| Some((table, table.rowid_alias?))) else { return missing };
     let Some(shape) = analysis.insert(&input.prepared.sql) else { return missing };
     let Ok(item) = item_of(table, shape, alias) else { return missing };
@@ -283,11 +284,14 @@ fn row_slot(
             },
         };
         match value {
+            Value::Null if !table.columns[*index].not_null && table.rowid_alias != Some(*index) => {
+                key.push(Value::Null);
+            }
             Value::Null => return Err(no_key(table, row, &format!("has NULL for {name}"))),
             value => key.push(value),
         }
     }
-    Ok(slot_of(&key_columns(table), &key, placement.slots))
+    placement.slot(&key)
 }
 
 /// The shard that row `row` belongs to with the generated key `key`; `None` when the key does not

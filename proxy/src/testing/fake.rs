@@ -10,11 +10,11 @@ use flotilla_shared::client::Cluster;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{Epoch, GroupId, NodeId, PlacementId, RequestId};
 use flotilla_shared::registry::{
-    Effect, Function, HOME, JobKind, JobState, MetaCommand, MetaReply, NodeInfo, Placement, Registration, Registry,
-    ReplicaInfo, SchemaObject, SlotSet, Table,
+    Effect, Function, HOME, JobKind, JobState, MetaCommand, MetaReply, NodeInfo, Placement, ReferenceWrite,
+    Registration, Registry, ReplicaInfo, SchemaObject, SlotSet, Spread, Table,
 };
 use flotilla_shared::rpc::{self, Reply, Session};
-use flotilla_shared::slot::HASH_SLOTS;
+use flotilla_shared::slot::{HASH_SLOTS, KeyColumn};
 use flotilla_shared::value::Value;
 use flotilla_shared::wire::{
     Envelope, Identity, NodeStatus, Request, Response, Route, Rows, Statement, StatementResult, Write, WriteResult,
@@ -320,20 +320,42 @@ impl State {
         if self.registry.jobs[job].ended() {
             return Ok(reply);
         }
-        let (state, error, effects) = match self.job(kind) {
-            Ok(effects) => (JobState::Done, None, effects),
-            Err(error) => (JobState::Failed, Some(error), vec![]),
+        let (state, error, effects, results) = match self.job(kind) {
+            Ok((effects, results)) => (JobState::Done, None, effects, results),
+            Err(error) => (JobState::Failed, Some(error), vec![], vec![]),
         };
-        self.registry.apply(0, MetaCommand::EndJob { job: *job, state, error, effects })?;
+        self.registry.apply(0, MetaCommand::EndJob { job: *job, state, error, effects, results })?;
         Ok(reply)
     }
 
-    fn job(&mut self, kind: JobKind) -> Result<Vec<Effect>, Error> {
+    fn job(&mut self, kind: JobKind) -> Result<(Vec<Effect>, Vec<StatementResult>), Error> {
+        let plain = |effects| (effects, vec![]);
         match kind {
-            JobKind::Schema { sql, table } => self.schema(&sql, table.as_deref()),
-            JobKind::Register(registration) => self.register(&registration),
-            _ => Ok(vec![]),
+            JobKind::Schema { sql, table } => self.schema(&sql, table.as_deref()).map(plain),
+            JobKind::Register(registration) => self.register(&registration).map(plain),
+            JobKind::Write(write) => self.write_copies(&write),
+            _ => Ok(plain(vec![])),
         }
+    }
+
+    fn write_copies(&mut self, write: &ReferenceWrite) -> Result<(Vec<Effect>, Vec<StatementResult>), Error> {
+        if write.schema < self.registry.schema_version {
+            return Err(Error::new(Code::StaleRoute, "stale"));
+        }
+        if let Some(done) = self.shards[&GroupId(1)].done.get(&write.request) {
+            return Ok((vec![], done.clone()?));
+        }
+        let (mut effects, mut results) = (vec![], vec![]);
+        for (shard, state) in &mut self.shards {
+            results = write.statements.iter().map(|statement| run(&state.db, statement)).collect::<Result<_, _>>()?;
+            for placement in &write.placements {
+                let (epoch, _) = state.epochs.get_mut(placement).unwrap();
+                epoch.0 += 1;
+                effects.push(Effect::Epoch { placement: *placement, shard: *shard, epoch: *epoch });
+            }
+        }
+        self.shards.get_mut(&GroupId(1)).unwrap().done.insert(write.request, Ok(results.clone()));
+        Ok((effects, results))
     }
 
     fn schema(&mut self, sql: &str, table: Option<&str>) -> Result<Vec<Effect>, Error> {
@@ -376,7 +398,17 @@ impl State {
         self.registry.counters.placement += 1;
         let id = PlacementId(self.registry.counters.placement);
         let all: Vec<GroupId> = self.shards.keys().copied().collect();
-        let owned = Placement::even_shares(HASH_SLOTS, &all);
+        let compare: Vec<KeyColumn> = key.iter().map(|index| table.columns[*index].compare).collect();
+        let (function, owned) = match &registration.spread {
+            Spread::Hash => (Function::Hash, Placement::even_shares(HASH_SLOTS, &all)),
+            Spread::Range { points } => {
+                let function = Function::range(&compare, points.clone())?;
+                let owned = Placement::even_shares(function.slots(), &all);
+                (function, owned)
+            }
+            Spread::List { values, default } => Function::list(&compare, values, *default)?,
+            Spread::Reference => (Function::Reference, all.iter().map(|shard| (*shard, SlotSet::all(1))).collect()),
+        };
         let epochs: BTreeMap<GroupId, Epoch> = all.iter().map(|shard| (*shard, Epoch(1))).collect();
         let sql: Vec<String> =
             self.registry.objects.iter().filter(|o| o.table == table.name).map(|o| o.sql.clone()).collect();
@@ -384,11 +416,10 @@ impl State {
             if *shard != GroupId(1) {
                 state.db.execute_batch(&sql.join(";")).map_err(|error| Error::from_sqlite(&error))?;
             }
-            state.epochs.insert(id, (Epoch(1), owned[shard].clone()));
+            state.epochs.insert(id, (Epoch(1), owned.get(shard).cloned().unwrap_or_default()));
         }
-        let compare = key.iter().map(|index| table.columns[*index].compare).collect();
-        let placement =
-            Placement { id, function: Function::Hash, key: compare, slots: HASH_SLOTS, shards: all, owned, epochs };
+        let slots = function.slots();
+        let placement = Placement { id, function, key: compare, slots, shards: all, owned, epochs };
         Ok(vec![Effect::Placement(placement), Effect::Register { table: table.name, placement: id, key }])
     }
 }

@@ -8,10 +8,38 @@ use std::sync::Arc;
 
 use flotilla_shared::ids::{Epoch, GroupId, NodeId, PlacementId, ReplicaId, SchemaVersion};
 use flotilla_shared::registry::{
-    Function, HOME, HOME_SHARD, NodeInfo, Placement, Registry, ReplicaInfo, SchemaObject, SlotSet, Table,
+    Function, HOME, HOME_SHARD, NodeInfo, Placement, Registry, ReplicaInfo, SchemaObject, SlotSet, Spread, Table,
 };
-use flotilla_shared::slot::HASH_SLOTS;
+use flotilla_shared::slot::{HASH_SLOTS, KeyColumn};
 use rusqlite::Connection;
+
+/// Moves a table of a registry into a placement of its own, evenly over all shards but for a list.
+pub fn place(registry: &mut Arc<Registry>, name: &str, key: &[&str], number: u32, spread: &Spread) {
+    let registry = Arc::make_mut(registry);
+    let all: Vec<GroupId> = registry.shards().collect();
+    let id = PlacementId(number);
+    let table = registry.tables.get_mut(name).unwrap();
+    table.placement = id;
+    table.key = key.iter().map(|column| table.column(column).unwrap()).collect();
+    let compare: Vec<KeyColumn> = table.key.iter().map(|index| table.columns[*index].compare).collect();
+    let even = |function: Function| {
+        let owned = Placement::even_shares(function.slots(), &all);
+        (function, owned)
+    };
+    let (function, owned) = match spread {
+        Spread::Hash => even(Function::Hash),
+        Spread::Range { points } => even(Function::range(&compare, points.clone()).unwrap()),
+        Spread::List { values, default } => Function::list(&compare, values, *default).unwrap(),
+        Spread::Reference => (Function::Reference, all.iter().map(|shard| (*shard, SlotSet::all(1))).collect()),
+    };
+    let slots = function.slots();
+    let epochs = all.iter().map(|shard| (*shard, Epoch(3))).collect();
+    let placement = Placement { id, function, key: compare, slots, shards: all, owned, epochs };
+    registry.placements.insert(id, placement);
+    for object in registry.objects.iter_mut().filter(|object| object.table.eq_ignore_ascii_case(name)) {
+        object.placement = id;
+    }
+}
 
 /// A registry of `shards` shards with the schema `ddl`; `sharded` lists tables with their keys,
 /// tables with the same number are colocated.

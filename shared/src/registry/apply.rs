@@ -3,11 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Counters, FINISHED_JOBS_KEPT, Function, HOME, HOME_SHARD, Job, JobKind, JobState, NodeInfo, Placement, Registry,
-    ReplicaInfo, SchemaObject, SlotSet, Table,
+    Counters, FINISHED_JOBS_KEPT, FINISHED_WRITES_KEPT, Function, HOME, HOME_SHARD, Job, JobKind, JobState,
+    MAX_WAITING_WRITE_BYTES, MAX_WAITING_WRITES, NodeInfo, Placement, ReferenceWrite, Registry, ReplicaInfo,
+    SchemaObject, SlotSet, Table,
 };
 use crate::error::{Code, Error};
 use crate::ids::{Epoch, GroupId, JobId, NodeId, PlacementId, ReplicaId, RequestId, SchemaVersion};
+use crate::wire::StatementResult;
 
 /// A change of the registry. Each is idempotent or refuses to be applied twice.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,6 +58,8 @@ pub enum MetaCommand {
         error: Option<Error>,
         /// What it changed.
         effects: Vec<Effect>,
+        /// What a write answered.
+        results: Vec<StatementResult>,
     },
     /// Reserves a placement id for a job; the same job gets the same.
     ReservePlacement {
@@ -155,15 +159,18 @@ impl Registry {
         match command {
             MetaCommand::Bootstrap { cluster, nodes, groups } => self.bootstrap(cluster, nodes, groups),
             MetaCommand::Announce { node, info } => self.announce(node, info),
-            MetaCommand::CreateJob { request, kind } => Ok(self.create_job(at_us, request, kind)),
+            MetaCommand::CreateJob { request, kind } => self.create_job(at_us, request, kind),
             MetaCommand::StepJob { job, step, percent, error } => {
                 let job = self.running_job(job)?;
                 (job.step, job.percent, job.error) = (step, percent, error);
                 Ok(MetaReply::Ok)
             }
-            MetaCommand::EndJob { job, state, error, effects } => {
+            MetaCommand::EndJob { job, state, error, effects, results } => {
                 let job = self.running_job(job)?;
-                (job.state, job.error, job.ended_us) = (state, error, at_us);
+                (job.state, job.error, job.ended_us, job.results) = (state, error, at_us, results);
+                if let JobKind::Write(write) = &mut job.kind {
+                    write.statements.clear();
+                }
                 if state == JobState::Done {
                     (job.percent, job.step) = (100, "done".to_owned());
                 }
@@ -240,9 +247,12 @@ impl Registry {
         Ok(MetaReply::Node { node, fresh: true })
     }
 
-    fn create_job(&mut self, at_us: i64, request: RequestId, kind: JobKind) -> MetaReply {
+    fn create_job(&mut self, at_us: i64, request: RequestId, kind: JobKind) -> Result<MetaReply, Error> {
         if let Some(known) = self.jobs.values().find(|job| job.request == request) {
-            return MetaReply::Job(known.id);
+            return Ok(MetaReply::Job(known.id));
+        }
+        if let JobKind::Write(write) = &kind {
+            self.check_waiting(write)?;
         }
         self.counters.job += 1;
         let id = JobId(self.counters.job);
@@ -257,9 +267,27 @@ impl Registry {
             created_us: at_us,
             ended_us: 0,
             placement: None,
+            results: vec![],
         };
         self.jobs.insert(id, job);
-        MetaReply::Job(id)
+        Ok(MetaReply::Job(id))
+    }
+
+    /// Is there room for one more write?
+    fn check_waiting(&self, write: &ReferenceWrite) -> Result<(), Error> {
+        let waiting = self.jobs.values().filter(|job| !job.ended()).filter_map(|job| match &job.kind {
+            JobKind::Write(write) => Some(write.size_bytes()),
+            _ => None,
+        });
+        let (count, bytes) = waiting.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size));
+        if count >= MAX_WAITING_WRITES || bytes + write.size_bytes() > MAX_WAITING_WRITE_BYTES {
+            return Err(Error::new(
+                Code::Overloaded,
+                format!("{count} writes to reference tables wait, with {bytes} bytes"),
+            )
+            .hint("retry later; reference tables are for data that seldom changes"));
+        }
+        Ok(())
     }
 
     fn running_job(&mut self, id: JobId) -> Result<&mut Job, Error> {
@@ -271,9 +299,15 @@ impl Registry {
     }
 
     fn forget_old_jobs(&mut self) {
-        let ended: Vec<JobId> = self.jobs.values().filter(|job| job.ended()).map(|job| job.id).collect();
-        for id in ended.iter().take(ended.len().saturating_sub(FINISHED_JOBS_KEPT)) {
-            self.jobs.remove(id);
+        let ended = self.jobs.values().filter(|job| job.ended());
+        let (writes, others): (Vec<&Job>, Vec<&Job>) = ended.partition(|job| matches!(job.kind, JobKind::Write(_)));
+        let too_many = |jobs: Vec<&Job>, kept: usize| {
+            let over = jobs.len().saturating_sub(kept);
+            jobs.into_iter().take(over).map(|job| job.id).collect::<Vec<_>>()
+        };
+        let gone = [too_many(writes, FINISHED_WRITES_KEPT), too_many(others, FINISHED_JOBS_KEPT)];
+        for id in gone.into_iter().flatten() {
+            self.jobs.remove(&id);
         }
     }
 

@@ -7,7 +7,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::ids::{GroupId, JobId, NodeId, RequestId};
+use crate::ids::{GroupId, JobId, NodeId, PlacementId, RequestId, SchemaVersion};
+use crate::value::Value;
+use crate::wire::{Statement, StatementResult};
 
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,21 +27,67 @@ pub enum JobState {
     Cancelled,
 }
 
+/// How a table is to be spread over shards.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Spread {
+    /// By the hash of its key.
+    Hash,
+    /// By split points of its key, in any order.
+    Range {
+        /// One value per key column, or fewer.
+        points: Vec<Vec<Value>>,
+    },
+    /// By the values of its key.
+    List {
+        /// The values of each shard, one per key column each.
+        values: Vec<(GroupId, Vec<Vec<Value>>)>,
+        /// Where all other values go.
+        default: Option<GroupId>,
+    },
+    /// A copy on every shard.
+    Reference,
+}
+
 /// What `/table/register` asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Registration {
     /// The table.
     pub table: String,
-    /// Its key columns.
+    /// Its key columns; none for a reference table.
     pub key: Vec<String>,
+    /// How it is spread; with `colocate_with`, as that table is.
+    pub spread: Spread,
+    /// The key may hold NULL.
+    pub nullable: bool,
     /// Share the placement of this table.
     pub colocate_with: Option<String>,
     /// Shards to spread an empty table over; empty means all.
     pub shards: Vec<GroupId>,
 }
 
+/// A write to reference tables. Its time is that of its job, its randomness comes from the request, so
+/// that every shard computes the same rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReferenceWrite {
+    /// What the first shard remembers: a retry gets the first result even when its job is forgotten.
+    pub request: RequestId,
+    /// The schema that it was planned with.
+    pub schema: SchemaVersion,
+    /// The placements that it writes.
+    pub placements: Vec<PlacementId>,
+    /// In order, as one transaction. Dropped when the job ends.
+    pub statements: Vec<Statement>,
+}
+
+impl ReferenceWrite {
+    /// About how many bytes it takes in the registry.
+    pub fn size_bytes(&self) -> usize {
+        self.statements.iter().map(|s| s.sql.len() + s.params.size_bytes()).sum()
+    }
+}
+
 /// What a job does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum JobKind {
     /// Runs one schema statement on every shard that holds the table.
     Schema {
@@ -57,6 +105,8 @@ pub enum JobKind {
         /// The shard.
         shard: GroupId,
     },
+    /// Writes reference tables, on all shards that have a copy.
+    Write(ReferenceWrite),
     /// Gives a node that joined its replicas, replacing those of an earlier life of its disk.
     Join {
         /// The node.
@@ -83,6 +133,7 @@ impl JobKind {
             Self::Schema { .. } => "schema",
             Self::Register(_) => "register",
             Self::AddToShard { .. } => "add_to_shard",
+            Self::Write(_) => "write",
             Self::Join { .. } => "join",
             Self::CreateShard { .. } => "create_shard",
             Self::Remove { .. } => "remove",
@@ -91,7 +142,7 @@ impl JobKind {
 }
 
 /// A job.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// Its id.
     pub id: JobId,
@@ -112,7 +163,9 @@ pub struct Job {
     /// When it ended, or 0.
     pub ended_us: i64,
     /// The placement id reserved for it; a driver that starts over gets the same.
-    pub placement: Option<crate::ids::PlacementId>,
+    pub placement: Option<PlacementId>,
+    /// What a write answered, statement by statement.
+    pub results: Vec<StatementResult>,
 }
 
 impl Job {

@@ -6,18 +6,22 @@
 //! own ownership tables (the law) refuse what was planned with an old one.
 
 mod apply;
+mod function;
 mod job;
 mod placement;
 mod table;
+mod ties;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 pub use apply::{Effect, MetaCommand, MetaReply};
-pub use job::{Job, JobKind, JobState, Registration};
-pub use placement::{Function, Placement, SlotRange, SlotSet};
+pub use function::{Function, MAX_POINTS, MAX_POINTS_BYTES};
+pub use job::{Job, JobKind, JobState, ReferenceWrite, Registration, Spread};
+pub use placement::{Placement, SlotRange, SlotSet};
 pub use table::{Column, SchemaObject, Table};
+pub use ties::{ForeignKey, mentions, quoted, read_tables, row_only, schema_database};
 
 use crate::ids::{GroupId, JobId, NodeId, PlacementId, ReplicaId, SchemaVersion};
 
@@ -30,6 +34,32 @@ pub const HOME_SHARD: GroupId = GroupId(1);
 
 /// Finished jobs kept for `GET /job`: enough to look back, few enough to travel with each copy.
 pub const FINISHED_JOBS_KEPT: usize = 64;
+
+/// Finished writes to reference tables kept beside them, so that many of these do not push out other
+/// jobs. A proxy that waits for one has long looked; a later retry is answered by the first shard.
+pub const FINISHED_WRITES_KEPT: usize = 64;
+
+/// Writes to reference tables that may wait: each takes some milliseconds, so these take a second or so.
+pub const MAX_WAITING_WRITES: usize = 256;
+
+/// Bytes that they may take together: they travel with each copy of the registry.
+pub const MAX_WAITING_WRITE_BYTES: usize = 1 << 20;
+
+/// Bytes of one write to a reference table, for the same reason.
+pub const MAX_REFERENCE_WRITE_BYTES: usize = 256 << 10;
+
+/// Bytes that such a write may answer with RETURNING, for the same reason.
+pub const MAX_REFERENCE_RESULT_BYTES: usize = 16 << 10;
+
+/// Rows of a table that becomes a reference table, or of one that a further shard gets a copy of: they
+/// are copied while nobody writes.
+pub const MAX_COPIED_ROWS: u64 = 100_000;
+
+/// Bytes of such a table: about a second of copying.
+pub const MAX_COPIED_BYTES: u64 = 16 << 20;
+
+/// Columns of such a table: twice as many are read.
+pub const MAX_COPIED_COLUMNS: usize = 500;
 
 /// A process that hosts replicas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +102,8 @@ pub struct Registry {
     pub tables: BTreeMap<String, Table>,
     /// All schema objects in an order in which they can be created.
     pub objects: Vec<SchemaObject>,
-    /// Jobs, running ones and the last [`FINISHED_JOBS_KEPT`] finished.
+    /// Jobs: running ones, the last [`FINISHED_JOBS_KEPT`] finished, and the last
+    /// [`FINISHED_WRITES_KEPT`] finished writes.
     pub jobs: BTreeMap<JobId, Job>,
     /// Next integer key to hand out, by lower-case table name.
     pub next_key: BTreeMap<String, i64>,

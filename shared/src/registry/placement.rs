@@ -1,31 +1,12 @@
 //! Placements: the map from slots to shards, and sets of slots.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::Function;
 use crate::ids::{Epoch, GroupId, PlacementId, Slot};
 use crate::slot::KeyColumn;
-
-/// How a key becomes a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Function {
-    /// No key: the one slot of unregistered tables.
-    Home,
-    /// `xxh3_64(canonical(key)) % slots`.
-    Hash,
-}
-
-impl fmt::Display for Function {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Home => "home",
-            Self::Hash => "hash",
-        })
-    }
-}
 
 /// Slots `first..=last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -63,7 +63,7 @@ impl Table {
     }
 
     /// Names of the key columns.
-    pub fn key_names(&self) -> impl Iterator<Item = &str> {
+    pub fn key_names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.key.iter().map(|index| self.columns[*index].name.as_str())
     }
 

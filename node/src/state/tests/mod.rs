@@ -1,6 +1,7 @@
 //! Tests of the state machine: a replica in a folder of its own, and entries to feed it.
 
 mod apply;
+mod copies;
 mod determinism;
 mod files;
 mod guard;

@@ -1,8 +1,7 @@
 //! SQL text as SQLite's tokenizer sees it: where each token lies, and the number of each parameter.
 //!
-//! Input is the text of one statement; the [`analyze`](crate::analyze) and
-//! [`split`](crate::plan::split) steps read the tokens. Rewriting works on these places in the text
-//! instead of printing a syntax tree, so everything that the plan does not change stays as written.
+//! Input is the text of one statement; the proxy's analysis and its rewriting read the tokens, and so
+//! does [`row_only`](crate::registry::row_only). Rewriting works on these places in the text instead of printing a syntax tree, so everything that the plan does not change stays as written.
 //! Refused: a NUL byte, since SQLite would stop reading there. All else that is no SQL is left for
 //! SQLite to refuse in its own words.
 //!
@@ -11,7 +10,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use flotilla_shared::error::{Code, Error};
+use crate::error::{Code, Error};
 
 /// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
