@@ -79,7 +79,7 @@ async fn a_new_shard(dev: &Dev) {
 
     let added = curl(client, "/table/add-to-shard", r#"{"table_name":"users", "shard_id":"shard4"}"#).await;
     assert_eq!(added["state"], "done", "{added}");
-    curl(client, "/execute", r#"{"query":"CREATE TABLE later (k TEXT PRIMARY KEY, n INT)"}"#).await;
+    curl(client, "/execute", r#"{"query":"CREATE TABLE later (k TEXT NOT NULL PRIMARY KEY, n INT)"}"#).await;
     curl(client, "/table/register", r#"{"table_name":"later", "shard_key":"k"}"#).await;
     for n in 0..40 {
         curl(

@@ -61,7 +61,7 @@ async fn create(session: &mut Session, data: &[TableData]) {
     for table in data {
         session.create(table.create, table.name, table.shard_key, table.colocate_with).await;
     }
-    session.create("CREATE TABLE arrivals (seq INTEGER, word TEXT)", "arrivals", "seq", None).await;
+    session.create("CREATE TABLE arrivals (seq INTEGER NOT NULL, word TEXT)", "arrivals", "seq", None).await;
 }
 
 /// Sends all requests, each under its own key, and counts those that are done.

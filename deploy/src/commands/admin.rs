@@ -18,6 +18,9 @@ Examples:
   flotilla admin tables
   flotilla admin register users --key id
   flotilla admin register lineitem --key l_orderkey --colocate-with orders
+  flotilla admin register days --key day --func range --split 2024-01-01 --split 2025-01-01
+  flotilla admin register people --key country --func list --values shard1=de,fr --values shard2=us
+  flotilla admin register countries --reference
   flotilla admin remove 3              move node 3's replicas away and let it leave
   flotilla admin job 7 --follow
 
@@ -77,6 +80,23 @@ struct RegisterArgs {
     /// Keep rows of equal keys on the same shard as this table's
     #[arg(long, value_name = "TABLE")]
     colocate_with: Option<String>,
+    /// With `--func range`: where a new slot begins; a text, or any value as JSON
+    #[arg(long, value_name = "VALUE")]
+    split: Vec<String>,
+    /// With `--func list`: the values of one shard, with commas
+    #[arg(long, value_name = "SHARD=VALUE,...")]
+    values: Vec<String>,
+    /// With `--func list`: the shard of all other values
+    #[arg(long, value_name = "SHARD")]
+    default: Option<String>,
+    /// The shard key may hold NULL
+    #[arg(long)]
+    nullable: bool,
+}
+
+/// A value as JSON, or else as text.
+fn value(text: &str) -> Json {
+    serde_json::from_str(text).unwrap_or_else(|_| json!(text))
 }
 
 /// Runs `flotilla admin`.
@@ -151,6 +171,20 @@ fn registration(args: &RegisterArgs) -> Json {
     if let Some(table) = &args.colocate_with {
         body["colocate_with"] = json!(table);
     }
+    if !args.split.is_empty() {
+        body["split_points"] = args.split.iter().map(|text| value(text)).collect();
+    }
+    for list in &args.values {
+        let (shard, values) = list.split_once('=').unwrap_or((list, ""));
+        let values = values.split(',').filter(|text| !text.is_empty());
+        body["values"][shard] = values.map(value).collect();
+    }
+    if let Some(shard) = &args.default {
+        body["default"] = json!(shard);
+    }
+    if args.nullable {
+        body["nullable"] = json!(true);
+    }
     body
 }
 
@@ -203,6 +237,17 @@ mod tests {
         assert_eq!(
             registration_of("admin register zones --reference"),
             json!({"table_name": "zones", "shard_func": "reference"})
+        );
+        assert_eq!(
+            registration_of("admin register t --key a --func range --split 10 --split b --nullable"),
+            json!({"table_name": "t", "shard_key": "a", "shard_func": "range", "split_points": [10, "b"], "nullable": true})
+        );
+        assert_eq!(
+            registration_of(
+                "admin register t --key a --func list --values shard1=de,fr --values shard2=1 --default shard3"
+            ),
+            json!({"table_name": "t", "shard_key": "a", "shard_func": "list",
+                "values": {"shard1": ["de", "fr"], "shard2": [1]}, "default": "shard3"})
         );
         assert!(<Cli as clap::Parser>::try_parse_from(["admin", "register", "t"]).is_err());
     }

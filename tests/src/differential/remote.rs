@@ -142,7 +142,13 @@ impl Remote {
 /// The body that registers a table.
 pub fn registration(table: &Table) -> Json {
     let key: Vec<&str> = table.shard_key.iter().map(|at| table.columns[*at].name.trim_matches('"')).collect();
-    json!({ "table_name": table.name, "shard_key": key, "shard_func": "hash", "colocate_with": table.colocate_with })
+    json!({
+        "table_name": table.name,
+        "shard_key": key,
+        "shard_func": "hash",
+        "colocate_with": table.colocate_with,
+        "nullable": true,
+    })
 }
 
 /// Is the error of an answer or a result one that goes away by itself?
