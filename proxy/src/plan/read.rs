@@ -159,6 +159,9 @@ fn first_parts(input: Input<'_>, registry: &Registry) -> Result<Option<Vec<Part>
     let table = predicates.and_then(|predicates| registry.table(predicates.sources.first()?.table.as_deref()?));
     let (Some(predicates), Some(table)) = (predicates, table) else { return Ok(None) };
     let placement = placement(registry, table)?;
+    if placement.is_reference() {
+        return Ok(None);
+    }
     match slots(0, predicates, table, placement, input.prepared, input.params) {
         Keys::All => Ok(None),
         Keys::Some(slots) => pinned_parts(placement, &slots).map(Some),

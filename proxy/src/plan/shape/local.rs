@@ -3,29 +3,37 @@
 //! That holds when all sharded tables are in one placement, and each but the first is joined to an
 //! earlier one by equality of all shard keys: rows that meet have equal keys, so they are on one
 //! shard. For outer joins the equality must be in the join's own condition; a row without a match is
-//! then without a match on its own shard.
-
-use std::collections::HashMap;
+//! then without a match on its own shard. Reference tables, with a copy on every shard, may be joined to
+//! these; as the side that keeps its rows they would give them once per shard, so there they may not be.
 
 use flotilla_shared::ids::PlacementId;
-use flotilla_shared::registry::{HOME, Table};
+use flotilla_shared::registry::HOME;
 
 use super::Why;
 use crate::analyze::core::{Core, Join, Span};
 use crate::analyze::names::{Name, Place, Scope, conjuncts, names};
 use crate::lex::Tokens;
+use crate::mirror::Schema;
 
 /// The placement of the tables, if all rows of the FROM are made on one shard each.
 ///
 /// # Errors
 /// Why not.
-pub fn placement(tokens: &Tokens<'_>, core: &Core, scope: &Scope<'_>) -> Result<PlacementId, Why> {
+pub fn placement(tokens: &Tokens<'_>, core: &Core, scope: &Scope<'_>, schema: &Schema) -> Result<PlacementId, Why> {
     let sources = core.sources.as_deref().unwrap_or_default();
     let mut placement = None;
     let mut sharded: Vec<usize> = Vec::new();
     let outer = sources.iter().any(|source| source.join != Join::Inner);
     for (index, source) in sources.iter().enumerate() {
         let table = scope.table(index).ok_or("FROM holds a subquery or a common table expression")?;
+        if schema.is_reference(table.placement) {
+            // With an outer join, whoever comes first may be a side that keeps its rows.
+            let keeps_rows = outer && sharded.is_empty();
+            if keeps_rows || sources.iter().any(|source| matches!(source.join, Join::Right | Join::Full)) {
+                return Err("a reference table would keep its rows on each shard");
+            }
+            continue;
+        }
         if table.placement == HOME || *placement.get_or_insert(table.placement) != table.placement {
             return Err("it joins tables that are not in one placement");
         }
@@ -74,7 +82,7 @@ pub fn nested(
     tokens: &Tokens<'_>,
     outer: &Core,
     nested: &[Core],
-    tables: &HashMap<String, Table>,
+    schema: &Schema,
     wanted: PlacementId,
 ) -> Result<(), Why> {
     const APART: Why = "a subquery is not joined to the query around it by shard keys";
@@ -83,13 +91,19 @@ pub fn nested(
             return Err("a subquery is more than a plain SELECT");
         }
         let sources = core.sources.as_deref().ok_or(APART)?;
-        let scope = Scope::new(sources, tables);
-        if placement(tokens, core, &scope)? != wanted || sources.iter().any(|source| source.join != Join::Inner) {
+        let scope = Scope::new(sources, &schema.tables);
+        // Of copies, every shard has all.
+        let copies = (0..scope.count()).all(|n| scope.table(n).is_some_and(|t| schema.is_reference(t.placement)));
+        if copies {
+            continue;
+        }
+        if placement(tokens, core, &scope, schema)? != wanted || sources.iter().any(|source| source.join != Join::Inner)
+        {
             return Err(APART);
         }
         let around = nested[..index].iter().chain([outer]).filter(|around| around.end >= core.end);
         let linked = around.filter_map(|around| around.sources.as_deref()).any(|around| {
-            let around = Scope::new(around, tables);
+            let around = Scope::new(around, &schema.tables);
             core.condition.as_ref().is_some_and(|condition| is_linked(tokens, condition, &scope, &around, wanted))
         });
         if !linked {

@@ -122,8 +122,8 @@ impl<'a> Query<'a> {
             return Err("window functions need all rows");
         }
         let scope = Scope::new(sources, &mirror.schema.tables);
-        let placement = local::placement(tokens, core, &scope)?;
-        local::nested(tokens, core, nested, &mirror.schema.tables, placement)?;
+        let placement = local::placement(tokens, core, &scope, &mirror.schema)?;
+        local::nested(tokens, core, nested, &mirror.schema, placement)?;
         Ok(Self { mirror, prepared, tokens, core, nested, scope, placement })
     }
 

@@ -101,6 +101,33 @@ fn references_are_read_anywhere() {
     assert_eq!(copies.count(), 1, "{plan}");
 }
 
+/// Joins with copies are done by the shards, unless the copy is the side that keeps its rows.
+#[test]
+fn references_are_joined_everywhere() {
+    let bench = bench();
+    for (sql, wanted) in [
+        ("SELECT u.name, c.name FROM users u JOIN countries c ON c.code = u.country", "all"),
+        ("SELECT u.name, c.name FROM countries c, users u WHERE c.code = u.country", "all"),
+        ("SELECT u.name, c.name FROM users u LEFT JOIN countries c ON c.code = u.country", "all"),
+        ("SELECT * FROM users WHERE country IN (SELECT code FROM countries WHERE name > 'm')", "all"),
+        ("SELECT c.name, count(*) FROM users u JOIN countries c ON c.code = u.country GROUP BY c.code, c.name", "two"),
+        ("SELECT u.name, c.name FROM countries c LEFT JOIN users u ON c.code = u.country", "pulled"),
+        ("SELECT u.name, c.name FROM users u RIGHT JOIN countries c ON c.code = u.country", "pulled"),
+        ("SELECT u.name, c.name FROM users u FULL JOIN countries c ON c.code = u.country", "pulled"),
+        ("SELECT * FROM countries WHERE code IN (SELECT country FROM users)", "pulled"),
+        ("SELECT * FROM notes JOIN users USING (id) JOIN countries c ON c.code = country", "pulled"),
+    ] {
+        let plan = bench.plan(sql, &[]);
+        let found = match plan.split_once(' ').unwrap().0.trim() {
+            _ if plan.contains("no more, since") => "pulled",
+            _ if plan.starts_with("merge") => "two",
+            _ => plan.split_whitespace().next().unwrap(),
+        };
+        assert_eq!(found, wanted, "{sql}\n{plan}");
+        assert!(plan.contains("placement 4 at 3"), "{plan}");
+    }
+}
+
 /// Writes of reference tables become jobs, without keys of ours; what mixes them with other tables, or
 /// might reach rows of one shard only, is refused.
 #[test]
