@@ -56,7 +56,7 @@ impl Schema {
         let mut schema = Self {
             tables: registry.tables.clone().into_iter().collect(),
             has_sharded: registry.tables.values().any(|table| table.placement != HOME),
-            strict: strict_tables(db)?,
+            strict: strict_tables(registry),
             indexes: indexes(db)?,
             foreign_keys: ForeignKey::read(db)?,
             references: registry.placements.values().filter(|p| p.is_reference()).map(|p| p.id).collect(),
@@ -117,9 +117,18 @@ impl Schema {
     }
 }
 
-fn strict_tables(db: &Connection) -> rusqlite::Result<BTreeSet<String>> {
-    let mut query = db.prepare("SELECT lower(name) FROM pragma_table_list WHERE strict")?;
-    query.query_map([], |row| row.get(0))?.collect()
+/// Read from the text: `PRAGMA table_list` first expands every view, and views that multiply take for
+/// ever.
+fn strict_tables(registry: &Registry) -> BTreeSet<String> {
+    let tables = registry.objects.iter().filter(|object| object.kind == "table" && is_strict(&object.sql));
+    tables.map(|object| object.name.to_ascii_lowercase()).collect()
+}
+
+/// Is STRICT among the options behind the closing parenthesis?
+fn is_strict(sql: &str) -> bool {
+    let Ok(tokens) = Tokens::read(sql) else { return false };
+    let end = (0..tokens.list.len()).rev().find(|index| tokens.is_mark(*index, ")"));
+    end.is_some_and(|end| (end..tokens.list.len()).any(|index| tokens.is_word(index, "STRICT")))
 }
 
 fn indexes(db: &Connection) -> rusqlite::Result<HashMap<String, Vec<Vec<String>>>> {
@@ -162,4 +171,22 @@ fn says_on_conflict(sql: &str) -> bool {
     (0..tokens.list.len()).any(|index| {
         tokens.list[index].kind == Kind::Word && tokens.is_word(index, "ON") && tokens.is_word(index + 1, "CONFLICT")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The option is told from a column or a comment of that name.
+    #[test]
+    fn strictness() {
+        for sql in ["CREATE TABLE t (a INT) STRICT", "CREATE TABLE t(a INT PRIMARY KEY)WITHOUT ROWID, strict -- x"] {
+            assert!(is_strict(sql), "{sql}");
+        }
+        for sql in
+            ["CREATE TABLE t (strict INT)", "CREATE TABLE strict (a) WITHOUT ROWID", "CREATE TABLE t (a) -- STRICT"]
+        {
+            assert!(!is_strict(sql), "{sql}");
+        }
+    }
 }
