@@ -40,14 +40,14 @@ const MAX_REFUSED_PERMILLE: &[(Kind, u64)] = &[
     (Kind::Window, 0),
     (Kind::View, 0),
     (Kind::Invalid, 0),
-    (Kind::Insert, 280),
-    (Kind::InsertSelect, 900),
+    (Kind::Insert, 300),
+    (Kind::InsertSelect, 260),
     (Kind::Upsert, 280),
-    (Kind::UpdatePoint, 200),
-    (Kind::Update, 660),
-    (Kind::UpdateKey, 780),
-    (Kind::DeletePoint, 220),
-    (Kind::Delete, 580),
+    (Kind::UpdatePoint, 90),
+    (Kind::Update, 500),
+    (Kind::UpdateKey, 460),
+    (Kind::DeletePoint, 60),
+    (Kind::Delete, 260),
 ];
 
 /// Of 1000 generated statements, how many may have more than one right answer.
