@@ -6,8 +6,8 @@
 //! refuse must be the same there, so that no script can hold a wrong answer.
 //!
 //! Commands: `> STATEMENT`; `!> STATEMENT` for one that fails; `register TABLE key=a,b colocate_with=T`;
-//! `begin` and `commit` around the statements of one transaction; the tag `[names]` shows names and
-//! declared types of the columns; `-- args […]` at the end of a statement gives arguments as JSON. Rows
+//! `begin` and `commit` around the statements of one transaction; the tag `[plan]` shows the plan of a
+//! statement instead of running it, and `[names]` names and declared types of the columns; `-- args […]` at the end of a statement gives arguments as JSON. Rows
 //! are sorted unless the statement says ORDER BY.
 
 use std::error::Error;
@@ -77,6 +77,22 @@ impl Runner {
         }
         if let Verdict::Different(what) = compare(&self.local.run(&case.statement()), found, &case.rule, None) {
             self.differences.push(format!("{}: {what}", case.sql));
+        }
+    }
+
+    /// The plan as text.
+    fn plan(&mut self, sql: &str) -> Fallible<String> {
+        let mut path = "/explain?q=".to_owned();
+        for byte in sql.bytes() {
+            match byte.is_ascii_alphanumeric() {
+                true => path.push(byte.into()),
+                false => write!(path, "%{byte:02X}")?,
+            }
+        }
+        let json = self.runtime.block_on(self.client.get(&path))?.json();
+        match json["text"].as_str() {
+            Some(text) => Ok(format!("{}\n", text.trim_end())),
+            None => Err(told(&text(&json["error"]["code"]), &text(&json["error"]["message"])).into()),
         }
     }
 
@@ -178,6 +194,7 @@ impl goldenscript::Runner for Runner {
                 Ok(String::new())
             }
             "commit" => self.commit(),
+            sql if context.tags.contains("plan") => self.plan(sql),
             sql => {
                 let case = case(sql)?;
                 match &mut self.transaction {
