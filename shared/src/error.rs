@@ -71,8 +71,6 @@ codes! {
     TooLarge = "too_large", Refused, 413;
     /// A write would touch several shards.
     CrossShardWrite = "cross_shard_write", Refused, 400;
-    /// A read of several shards that cannot be merged yet.
-    CrossShardRead = "cross_shard_read", Refused, 400;
     /// The shard key has no value from which a slot could be computed.
     NoShardKey = "no_shard_key", Refused, 400;
     /// A list placement without a default does not list the key.
@@ -130,7 +128,6 @@ impl Code {
             Self::NotARead => "send writes to POST /execute",
             Self::TooLarge => "split it, or store large values in pieces",
             Self::CrossShardWrite => "fix the shard key in the statement, or send one statement per shard",
-            Self::CrossShardRead => "fix the shard key in the statement, or read plain rows and merge them",
             Self::NoShardKey => "give the shard key a value",
             Self::UnlistedValue => "use one of the listed values",
             Self::ShardKeyUpdate => "delete the row and insert it with the new key",

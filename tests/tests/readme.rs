@@ -57,6 +57,9 @@ async fn eight_calls(dev: &Dev) {
     let lines = String::from_utf8(lines.body.to_vec()).unwrap();
     assert!(lines.starts_with("{\"columns\":[\"id\",") && lines.ends_with("\n{\"rows\":2}\n"), "{lines}");
 
+    let path = "/explain?q=SELECT%20name,%20count(*)%20FROM%20users%20GROUP%20BY%20name";
+    let plan = client.get(path).await.unwrap().expect(path);
+    assert_eq!(plan["class"], "merge", "{plan}");
     let status = client.get("/status").await.unwrap().expect("/status");
     assert_eq!(status["nodes"].as_array().unwrap().len(), 3);
     let groups: Vec<&str> = status["groups"].as_array().unwrap().iter().map(|g| g["id"].as_str().unwrap()).collect();

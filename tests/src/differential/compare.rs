@@ -28,15 +28,8 @@ use super::statement::{Order, Rule};
 pub const TOLERANCE: f64 = 1e-9;
 
 /// Codes by which Flotilla may decline what SQLite does.
-pub const REFUSALS: &[&str] = &[
-    "cross_shard_read",
-    "cross_shard_write",
-    "unroutable",
-    "shard_key_update",
-    "no_shard_key",
-    "not_implemented",
-    "too_large",
-];
+pub const REFUSALS: &[&str] =
+    &["cross_shard_write", "unroutable", "shard_key_update", "no_shard_key", "not_implemented", "too_large"];
 
 /// Codes that say what SQLite says.
 const ERRORS: &[&str] = &["sql_error", "no_such_table", "constraint", "forbidden_statement", "wrong_arg_count"];

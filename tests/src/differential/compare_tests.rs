@@ -113,7 +113,7 @@ fn errors_and_refusals() {
     let rule = Rule::default();
     let rows = rows(&[&[int(1)]]);
     assert!(same(&failed(""), &failed("sql_error"), &rule));
-    assert_eq!(compare(&rows, &failed("cross_shard_read"), &rule, None), Verdict::Refused("cross_shard_read".into()));
+    assert_eq!(compare(&rows, &failed("cross_shard_write"), &rule, None), Verdict::Refused("cross_shard_write".into()));
     for (wanted, found) in [
         (&rows, failed("sql_error")),
         (&rows, failed("internal")),
