@@ -1,5 +1,6 @@
 //! The content hash: equal at equal applied index on all replicas, whatever their pages look like.
 
+use flotilla_shared::registry::quoted;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 use xxhash_rust::xxh3::Xxh3;
@@ -45,10 +46,6 @@ fn scan(db: &Connection, table: &str) -> rusqlite::Result<String> {
         columns.extend(["rowid", "_rowid_", "oid"].iter().find(|name| !hidden(name)).map(|name| (*name).to_owned()));
     }
     Ok(format!("SELECT {} FROM {} NOT INDEXED", columns.join(", "), quoted(table)))
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn hash_rows(db: &Connection, select: &str, hash: &mut Xxh3) -> rusqlite::Result<()> {

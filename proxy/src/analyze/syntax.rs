@@ -24,7 +24,7 @@ use crate::lex::{Kind, Tokens};
 const MAX_PARSED_BYTES: usize = 64 << 10;
 
 /// Functions that need all rows of a group.
-const AGGREGATES: &[&str] = &[
+pub const AGGREGATES: &[&str] = &[
     "count",
     "sum",
     "avg",

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use flotilla_shared::registry::Table;
+use flotilla_shared::registry::{Table, quoted};
 use flotilla_shared::slot::Affinity;
 
 use super::text::{Swap, Template, Writer};
@@ -202,10 +202,6 @@ fn indexes(mirror: &Mirror, table: &Table, columns: &[String]) -> Vec<String> {
         format!("CREATE INDEX {index} ON {} ({})", quoted(&table.name), set.join(", "))
     };
     sets.into_iter().enumerate().map(create).collect()
-}
-
-fn quoted(name: &str) -> String {
-    crate::plan::split::quote(name)
 }
 
 /// What rows of the table can matter: for each SELECT that reads it, its own conjuncts; any of these.

@@ -12,27 +12,8 @@ use flotilla_shared::slot::{Affinity, Collation};
 use super::text::{Swap, Writer};
 use super::{PARTS, Query, TwoPhase, Why, declared, finishes, is_literal};
 use crate::analyze::core::{Item, OrderTerm, Span, Walk};
+use crate::analyze::syntax::AGGREGATES;
 use crate::lex::{Kind, Tokens};
-
-/// All of SQLite's aggregates.
-const AGGREGATES: &[&str] = &[
-    "count",
-    "sum",
-    "total",
-    "avg",
-    "min",
-    "max",
-    "group_concat",
-    "string_agg",
-    "json_group_array",
-    "json_group_object",
-    "jsonb_group_array",
-    "jsonb_group_object",
-    "median",
-    "percentile",
-    "percentile_cont",
-    "percentile_disc",
-];
 
 /// Is the function whose name is at `at` an aggregate? With several arguments min and max compare these.
 pub fn is_aggregate(tokens: &Tokens<'_>, at: usize, name: &str) -> bool {
