@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::bugs::Bug;
 use super::compare::Outcome;
-use super::schema::{Schema, Table};
+use super::schema::{Placement, Schema, Table};
 use crate::harness::{Client, Dev};
 
 /// How often a statement is sent again that may succeed later.
@@ -107,10 +107,10 @@ impl Remote {
     /// # Panics
     /// When it is refused.
     pub async fn register(&mut self, table: &Table) {
-        if table.shard_key.is_empty() {
+        if table.shard_key.is_empty() && table.placement != Placement::Reference {
             return;
         }
-        let answer = self.post("/table/register", &registration(table)).await;
+        let answer = self.post("/table/register", &registration(table, self.shards)).await;
         assert!(answer["error"].is_null(), "{}: {answer}", table.create());
     }
 
@@ -140,15 +140,32 @@ impl Remote {
 }
 
 /// The body that registers a table.
-pub fn registration(table: &Table) -> Json {
+pub fn registration(table: &Table, shards: u32) -> Json {
     let key: Vec<&str> = table.shard_key.iter().map(|at| table.columns[*at].name.trim_matches('"')).collect();
-    json!({
-        "table_name": table.name,
-        "shard_key": key,
-        "shard_func": "hash",
-        "colocate_with": table.colocate_with,
-        "nullable": true,
-    })
+    let list = |values: &[Value]| values.iter().map(Value::to_json).collect::<Vec<Json>>();
+    let mut body = json!({ "table_name": table.name, "shard_key": key });
+    if let Some(beside) = &table.colocate_with {
+        body["colocate_with"] = json!(beside);
+        return body;
+    }
+    match &table.placement {
+        Placement::Hash => body["shard_func"] = json!("hash"),
+        Placement::Range(points) => {
+            body["shard_func"] = json!("range");
+            body["split_points"] = json!(list(points));
+        }
+        Placement::List(first, last) => {
+            body["shard_func"] = json!("list");
+            let last_shard = format!("shard{shards}");
+            body["values"] = match shards {
+                1 => json!({ "shard1": list(&[first.as_slice(), last].concat()) }),
+                _ => json!({ "shard1": list(first), last_shard: list(last) }),
+            };
+            body["default"] = json!("shard1");
+        }
+        Placement::Reference => return json!({ "table_name": table.name, "shard_func": "reference" }),
+    }
+    body
 }
 
 /// Is the error of an answer or a result one that goes away by itself?

@@ -179,13 +179,10 @@ impl Round {
     }
 
     async fn reads(&mut self, remote: &mut Remote, cases: Vec<Case>) {
-        let shadow = self.local.shadow(&self.schema);
-        let known = cases.into_iter().filter_map(|case| self.known(&shadow, case));
-        let cases: Vec<(Case, Outcome, Option<Outcome>)> = known.collect();
-        let statements: Vec<Statement> = cases.iter().map(|(case, ..)| case.statement()).collect();
+        let statements: Vec<Statement> = cases.iter().map(Case::statement).collect();
         let found = remote.run(&statements).await;
-        for ((case, wanted, all), found) in cases.into_iter().zip(found) {
-            let verdict = compare(&wanted, &found, &case.rule, all.as_ref());
+        for (case, found) in cases.into_iter().zip(found) {
+            let verdict = self.judge(&case, &found);
             self.count(remote, case.kind, &verdict);
             if let Verdict::Different(what) = verdict {
                 let rows = self.local.dump(&self.schema);
@@ -194,22 +191,17 @@ impl Round {
         }
     }
 
-    /// What SQLite says of a read, in the database and in its shadow alike.
-    fn known(&mut self, shadow: &Local, case: Case) -> Option<(Case, Outcome, Option<Outcome>)> {
-        match answers(&self.local, shadow, &case) {
-            Ok((wanted, all)) => Some((case, wanted, all)),
-            Err(why) => {
-                self.report.ambiguous.push(format!("{}: {why}: {}", case.kind.name(), case.inline));
-                None
-            }
+    /// Compares a read. One that SQLite alone answers in two ways passes, and is noted.
+    fn judge(&mut self, case: &Case, found: &Outcome) -> Verdict {
+        let (wanted, all) = answer(&self.local, case);
+        let verdict = compare(&wanted, found, &case.rule, all.as_ref());
+        if let Verdict::Different(_) = verdict
+            && let Err(why) = answers(&self.local, &self.local.shadow(&self.schema), case)
+        {
+            self.report.ambiguous.push(format!("{}: {why}: {}", case.kind.name(), case.inline));
+            return Verdict::Same;
         }
-    }
-
-    fn read_between(&self, case: &Case, found: &Outcome) -> Verdict {
-        match answers(&self.local, &self.local.shadow(&self.schema), case) {
-            Ok((wanted, all)) => compare(&wanted, found, &case.rule, all.as_ref()),
-            Err(_) => Verdict::Same,
-        }
+        verdict
     }
 
     async fn writes(&mut self, remote: &mut Remote, cases: Vec<Case>, counted: bool) {
@@ -219,7 +211,7 @@ impl Round {
         for (case, found) in cases.into_iter().zip(found) {
             let verdict = match case.kind.writes() {
                 true => apply(&self.local, &case, &found),
-                false => self.read_between(&case, &found),
+                false => self.judge(&case, &found),
             };
             if counted {
                 self.count(remote, case.kind, &verdict);
@@ -241,12 +233,17 @@ impl Round {
 }
 
 /// SQLite's answer to a read, and the rows without LIMIT where the rule needs them.
+fn answer(local: &Local, case: &Case) -> (Outcome, Option<Outcome>) {
+    let all = case.rule.unlimited.as_ref().map(|sql| local.run(&Case::plain(case.kind, sql.clone()).statement()));
+    (local.run(&case.statement()), all)
+}
+
+/// The same, if it is the only one.
 ///
 /// # Errors
 /// When the shadow gives another one: then the statement has more than one right answer.
 pub fn answers(local: &Local, shadow: &Local, case: &Case) -> Result<(Outcome, Option<Outcome>), String> {
-    let wanted = local.run(&case.statement());
-    let all = case.rule.unlimited.as_ref().map(|sql| local.run(&Case::plain(case.kind, sql.clone()).statement()));
+    let (wanted, all) = answer(local, case);
     match (&wanted, shadow.run(&case.statement())) {
         (Outcome::Failed { .. }, Outcome::Failed { .. }) => Ok((wanted, all)),
         (_, again) => match compare(&wanted, &again, &case.rule, all.as_ref()) {

@@ -42,6 +42,19 @@ pub struct Column {
     pub strict: bool,
 }
 
+/// Where the rows of a sharded table live.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Placement {
+    /// By hash of the key.
+    Hash,
+    /// Between split points.
+    Range(Vec<Value>),
+    /// These on the first shard, those on the last, all others on the first.
+    List(Vec<Value>, Vec<Value>),
+    /// A copy on every shard; there is no shard key.
+    Reference,
+}
+
 /// A table.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -55,6 +68,8 @@ pub struct Table {
     pub rowid_alias: bool,
     /// Indexes of the columns that it is sharded by; empty for none.
     pub shard_key: Vec<usize>,
+    /// How they place a row.
+    pub placement: Placement,
     /// The table that it lies beside.
     pub colocate_with: Option<String>,
     /// Behind the closing parenthesis.
@@ -339,7 +354,17 @@ fn table(rng: &mut Rng, name: String, kinds: &[KeyKind], rowids: bool) -> Table 
         (false, true) => " WITHOUT ROWID",
         (true, true) => " STRICT, WITHOUT ROWID",
     };
-    Table { name, columns, key, rowid_alias, shard_key: vec![], colocate_with: None, options, key_default }
+    Table {
+        name,
+        columns,
+        key,
+        rowid_alias,
+        shard_key: vec![],
+        placement: Placement::Hash,
+        colocate_with: None,
+        options,
+        key_default,
+    }
 }
 
 const KEYS: &[&[KeyKind]] = &[
@@ -363,6 +388,7 @@ impl Schema {
         let mut parent = table(rng, format!("p{suffix}"), parent_keys, false);
         let whole = rng.percent(50);
         parent.shard_key = if whole { parent.key.clone() } else { vec![0] };
+        parent.placement = placement(rng, &parent);
         let mut child_keys: Vec<KeyKind> = parent.shard_key.iter().map(|_| KeyKind::Int).collect();
         child_keys.push(KeyKind::Int);
         let mut child = table(rng, format!("c{suffix}"), &child_keys[..], false);
@@ -381,7 +407,11 @@ impl Schema {
         child.colocate_with = Some(parent.name.clone());
         let mut other = table(rng, format!("o{suffix}"), other_keys, false);
         other.shard_key = other.key.clone();
-        let home = table(rng, format!("h{suffix}"), home_keys, false);
+        other.placement = placement(rng, &other);
+        let mut home = table(rng, format!("h{suffix}"), home_keys, false);
+        if rng.percent(20) {
+            home.placement = Placement::Reference;
+        }
         let mut tables = vec![parent, child, other, home];
         if rng.percent(60) {
             let mut bag = table(rng, format!("bag{suffix}"), &[], true);
@@ -399,6 +429,22 @@ impl Schema {
         let tables = self.tables.iter().map(Table::create);
         let tables = tables.chain(self.indexes.iter().map(|(_, create)| create.clone()));
         tables.chain(self.views.iter().map(|view| view.create.clone())).collect()
+    }
+}
+
+fn placement(rng: &mut Rng, table: &Table) -> Placement {
+    let [first, ..] = table.shard_key[..] else { return Placement::Hash };
+    let text = |words: [&str; 2]| words.map(|word| Value::Text(word.into())).to_vec();
+    let (points, others) = match table.columns[first].class {
+        Class::Int => (vec![Value::Integer(0), Value::Integer(5)], vec![Value::Integer(3), Value::Integer(-2)]),
+        Class::Text => (text(["a", "b"]), text(["zebra", "12"])),
+        Class::Real => (vec![Value::Real(-1.0), Value::Real(5.5)], vec![Value::Real(2.0)]),
+        Class::Any => return Placement::Hash,
+    };
+    match rng.below(4) {
+        0 => Placement::Range(points),
+        1 if table.shard_key.len() == 1 => Placement::List(points, others),
+        _ => Placement::Hash,
     }
 }
 

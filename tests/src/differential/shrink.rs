@@ -9,7 +9,7 @@ use super::compare::{Verdict, compare};
 use super::local::Local;
 use super::remote::{Remote, registration};
 use super::run::{answers, apply, content};
-use super::schema::Schema;
+use super::schema::{Placement, Schema};
 use super::statement::{Binding, Case, render};
 use flotilla_shared::value::Params;
 use flotilla_shared::wire::Statement;
@@ -83,7 +83,7 @@ pub async fn shrink(remote: &mut Remote, schema: &Schema, finding: &Finding) -> 
         what = again;
     }
     trial.remote.remove(schema).await;
-    script(&trial.schema, &rows, &case, finding, &what)
+    script(&trial.schema, trial.remote.shards, &rows, &case, finding, &what)
 }
 
 /// Tables and views that a statement is about.
@@ -218,12 +218,12 @@ impl Trial<'_> {
     }
 }
 
-fn script(schema: &Schema, rows: &[Case], case: &Case, finding: &Finding, what: &str) -> String {
+fn script(schema: &Schema, shards: u32, rows: &[Case], case: &Case, finding: &Finding, what: &str) -> String {
     let mut lines = vec![];
     for table in &schema.tables {
         lines.push(format!("{};", table.create()));
-        if !table.shard_key.is_empty() {
-            lines.push(format!("-- POST /table/register {}", registration(table)));
+        if !table.shard_key.is_empty() || table.placement == Placement::Reference {
+            lines.push(format!("-- POST /table/register {}", registration(table, shards)));
         }
     }
     lines.extend(schema.indexes.iter().map(|(_, create)| format!("{create};")));
