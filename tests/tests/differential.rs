@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use flotilla_tests::differential::bugs::Bug;
 use flotilla_tests::differential::query::read;
-use flotilla_tests::differential::run::{Seen, answers, run_on};
+use flotilla_tests::differential::run::{MAX_TRIES, Seen, answers, run_on};
 use flotilla_tests::differential::schema::Schema;
 use flotilla_tests::differential::write::{fill, write};
 use flotilla_tests::differential::{Case, Kind, Local, Options, Order, Outcome, Remote, Rule, run};
@@ -67,6 +67,7 @@ fn generated_statements_give_what_sqlite_gives() {
         statements: number("FLOTILLA_DIFFERENTIAL_STATEMENTS").unwrap_or(STATEMENTS),
         shards: vec![1, 2, 3, 7],
         max_failures: 4,
+        max_tries: MAX_TRIES,
     };
     let report = run(&options);
     println!("seed {}\n{report}", options.seed);
@@ -168,7 +169,7 @@ fn faults_on_purpose_are_noticed() {
         let mut remote = Remote::start(2).await;
         for (bug, seed) in Bug::ALL.iter().zip(5..) {
             remote.bug = Some(*bug);
-            let options = Options { seed, statements: 1120, shards: vec![2], max_failures: 1 };
+            let options = Options { seed, statements: 1120, shards: vec![2], max_failures: 1, max_tries: 10 };
             let report = run_on(&mut remote, &options, &Seen::default()).await;
             let failure = report.failures.first().unwrap_or_else(|| panic!("{bug:?} is not noticed"));
             println!("{bug:?}: {}\n{}\n", failure.what, failure.script);

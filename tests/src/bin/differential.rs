@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use flotilla_tests::differential::run::{Seen, run_on};
+use flotilla_tests::differential::run::{MAX_TRIES, Seen, run_on};
 use flotilla_tests::differential::{Options, Remote, run};
 
 const USAGE: &str = "differential [--seed S] [--statements N] [--shards 1,2,3,7] [--max-failures N] [--at HOST:PORT]";
@@ -15,7 +15,8 @@ struct Arguments {
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let options = Options { seed: 1, statements: 2000, shards: vec![1, 2, 3, 7], max_failures: 10 };
+    let options =
+        Options { seed: 1, statements: 2000, shards: vec![1, 2, 3, 7], max_failures: 10, max_tries: MAX_TRIES };
     let mut arguments = Arguments { options, at: None };
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("{word} needs a value"));

@@ -31,7 +31,12 @@ pub struct Options {
     pub shards: Vec<u32>,
     /// A run stops after so many differences of different sorts.
     pub max_failures: usize,
+    /// Tries to cut one of them down: each makes tables anew, which takes a tenth of a second and more.
+    pub max_tries: u32,
 }
+
+/// Tries that bring most differences down to a few rows and words.
+pub const MAX_TRIES: u32 = 160;
 
 /// Sorts of differences that were found, on any cluster: each is cut down and shown once.
 #[derive(Default)]
@@ -95,7 +100,7 @@ pub async fn run_on(remote: &mut Remote, options: &Options, seen: &Seen) -> Repo
         // One of each sort is cut down and shown.
         for finding in round.findings {
             if seen.is_new(&finding, options.max_failures) {
-                let failure = shrink(remote, &round.schema, &finding).await;
+                let failure = shrink(remote, &round.schema, &finding, options.max_tries).await;
                 all.failures.push(Failure {
                     script: format!("-- seed {} round {number}\n{}", options.seed, failure),
                     shards: remote.shards,

@@ -14,9 +14,6 @@ use super::statement::{Binding, Case, render};
 use flotilla_shared::value::Params;
 use flotilla_shared::wire::Statement;
 
-/// Tries for one finding: each makes tables anew, which takes a tenth of a second and more.
-const MAX_TRIES: u32 = 160;
-
 /// A difference.
 #[derive(Clone, Debug)]
 pub struct Finding {
@@ -44,12 +41,13 @@ struct Trial<'a> {
     schema: Schema,
     content: bool,
     tries: u32,
+    max_tries: u32,
 }
 
 /// A script that shows the difference, as short as it could be made.
-pub async fn shrink(remote: &mut Remote, schema: &Schema, finding: &Finding) -> String {
+pub async fn shrink(remote: &mut Remote, schema: &Schema, finding: &Finding, max_tries: u32) -> String {
     remote.remove(schema).await;
-    let mut trial = Trial { schema: schema.clone(), remote, content: finding.content, tries: 0 };
+    let mut trial = Trial { schema: schema.clone(), remote, content: finding.content, tries: 0, max_tries };
     let (mut case, mut rows) = (finding.case.clone(), finding.rows.clone());
     let mut what = finding.what.clone();
     match trial.differs(&rows, &case).await {
@@ -150,14 +148,14 @@ impl Trial<'_> {
             while at < list.len() {
                 let end = (at + size).min(list.len());
                 let rest: Vec<T> = [&list[..at], &list[end..]].concat();
-                if self.tries < MAX_TRIES && still(self, &rest).await {
+                if self.tries < self.max_tries && still(self, &rest).await {
                     (list, removed) = (rest, true);
                 } else {
                     at = end;
                 }
             }
             size = match size {
-                1 if removed && self.tries < MAX_TRIES => 1,
+                1 if removed && self.tries < self.max_tries => 1,
                 1 => 0,
                 _ => size.div_ceil(2),
             };
