@@ -1,8 +1,8 @@
 //! Writes in two steps: reads the rows that a write is about, then writes them by key.
 //!
 //! Input: a [`Staged`] plan. The read goes through [`Proxy::run`] like any client's; its rows become
-//! [`Piece`]s, which [`once`](super::once) sends so that a retry does not write other rows. Whether
-//! pieces on several shards may go out is [`across`](crate::plan::across)'s to say.
+//! [`Piece`]s, which [`once`] sends so that a retry does not write other rows. Whether
+//! pieces on several shards may go out is [`across`]'s to say.
 
 use std::collections::BTreeMap;
 

@@ -4,7 +4,7 @@
 //! ([`Claim`]), so that a shard refuses a plan made from an old map. Rules, in order:
 //!
 //! 1. everything touched is owned by one shard: there, as written. Reference tables are on every shard
-//!    ([`reference`]); a write that changes them is a job for all;
+//!    ([`mod@reference`]); a write that changes them is a job for all;
 //! 2. one sharded table with its key fixed: the shards that own these keys;
 //! 3. a SELECT whose rows are made on one shard each and need nothing more: rows put together;
 //! 4. any other SELECT: the shards do what they can, and SQLite finishes it in the proxy ([`read`]);
