@@ -1,8 +1,6 @@
 //! What proxies, nodes and jobs say to each other, and what a log entry holds. One type per
 //! message; frames carry them in postcard ([`crate::rpc`]), the log carries [`Command`].
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -499,8 +497,8 @@ pub struct Envelope {
     pub request: Request,
 }
 
-impl fmt::Display for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Display for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.body {
             Body::Writes(writes) => write!(f, "{} writes", writes.len()),
             Body::Shard(_) => f.write_str("a job's step"),
@@ -509,8 +507,8 @@ impl fmt::Display for Command {
     }
 }
 
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Empty => f.write_str("nothing"),
             Self::Writes(results) => write!(f, "{} results", results.len()),
