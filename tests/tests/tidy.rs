@@ -72,7 +72,8 @@ fn links_lead_somewhere() {
         let text = std::fs::read_to_string(root().join(page)).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if let Some(anchor) = link.strip_prefix('#') {
-                let heading = |line: &str| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-") == anchor;
+                let heading =
+                    |line: &str| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-") == anchor;
                 assert!(text.lines().any(|line| line.starts_with('#') && heading(line)), "{page} links to {link}");
             } else if !link.starts_with("http") {
                 assert!(root().join(link).exists(), "{page} links to {link}");
