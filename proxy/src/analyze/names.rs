@@ -55,6 +55,9 @@ const OPERATORS: [&str; 4] = ["LIKE", "GLOB", "MATCH", "REGEXP"];
 const VOLATILE: &str = "random randomblob changes total_changes last_insert_rowid date time datetime julianday unixepoch strftime \
     timediff current_date current_time current_timestamp sqlite_offset";
 
+/// Those of them that only read the clock when they are told to.
+const DATES: [&str; 7] = ["date", "time", "datetime", "julianday", "unixepoch", "strftime", "timediff"];
+
 /// Reads the names of an expression.
 pub fn names(tokens: &Tokens<'_>, span: &Span) -> Names {
     let mut names = Names::default();
@@ -95,7 +98,7 @@ pub fn names(tokens: &Tokens<'_>, span: &Span) -> Names {
         let lower = name.to_ascii_lowercase();
         let volatile = VOLATILE.split_ascii_whitespace().any(|word| lower == word);
         if tokens.is_mark(at, "(") && at < span.end {
-            names.volatile |= volatile;
+            names.volatile |= volatile && !(DATES.contains(&lower.as_str()) && is_fixed(tokens, at));
             names.functions.push((here, lower));
             continue;
         }
@@ -115,6 +118,21 @@ pub fn names(tokens: &Tokens<'_>, span: &Span) -> Names {
         }
     }
     names
+}
+
+/// Is the list of arguments at `open` made of literals, none of which brings in the clock or the time
+/// zone? Then `date('1995-09-01', '+1 month')` is a constant.
+fn is_fixed(tokens: &Tokens<'_>, open: usize) -> bool {
+    let Some(close) = tokens.closing(open) else { return false };
+    let fixed = |at: usize| match tokens.list[at].kind {
+        Kind::Text => !["now", "localtime", "utc", "auto"]
+            .iter()
+            .any(|word| tokens.name(at).is_none_or(|text| text.trim().eq_ignore_ascii_case(word))),
+        Kind::Number => true,
+        Kind::Mark => matches!(tokens.text(at), "," | "-" | "+"),
+        _ => false,
+    };
+    open + 1 < close && (open + 1..close).all(fixed)
 }
 
 /// The tables of a SELECT by the names of its sources.

@@ -164,6 +164,10 @@ fn what_is_pushed_down() {
             "SELECT * FROM users NATURAL JOIN kv",
             "3x SELECT \"key\", \"value\" FROM \"kv\" | 3x SELECT \"id\", \"name\", \"email\" FROM \"users\" | SELECT * FROM users NATURAL JOIN kv",
         ),
+        (
+            "SELECT * FROM users a, users b WHERE a.name < date('1995-09-01', '+1 month') AND b.name > date('now') AND b.email > date()",
+            "3x SELECT \"id\", \"name\", \"email\" FROM \"users\" | SELECT * FROM users a, users b WHERE a.name < date('1995-09-01', '+1 month') AND b.name > date('now') AND b.email > date()",
+        ),
     ] {
         let count = if sql.contains("?2") { 2 } else { 0 };
         let plan = bench.plan_with(sql, &Params::Positional(vec![Value::Integer(1); count]), false);
