@@ -165,8 +165,8 @@ fn what_is_pushed_down() {
             "3x SELECT \"key\", \"value\" FROM \"kv\" | 3x SELECT \"id\", \"name\", \"email\" FROM \"users\" | SELECT * FROM users NATURAL JOIN kv",
         ),
         (
-            "SELECT * FROM users a, users b WHERE a.name < date('1995-09-01', '+1 month') AND b.name > date('now') AND b.email > date()",
-            "3x SELECT \"id\", \"name\", \"email\" FROM \"users\" | SELECT * FROM users a, users b WHERE a.name < date('1995-09-01', '+1 month') AND b.name > date('now') AND b.email > date()",
+            "SELECT 1 FROM users a, accounts b WHERE a.name < date('1995-09-01', '+1 month') AND b.kind > date('now') AND b.balance > date() AND a.email > randomblob(3)",
+            "3x SELECT \"kind\", \"balance\" FROM \"accounts\" | 3x SELECT \"name\", \"email\" FROM \"users\" WHERE (( \"name\" < date('1995-09-01', '+1 month') )) | SELECT 1 FROM users a, accounts b WHERE a.name < date('1995-09-01', '+1 month') AND b.kind > date('now') AND b.balance > date() AND a.email > randomblob(3)",
         ),
     ] {
         let count = if sql.contains("?2") { 2 } else { 0 };
