@@ -254,5 +254,7 @@ pub(super) async fn add_to_shard(
         placement.shards.sort();
         effects.push(Effect::Placement(placement));
     }
+    // The definition has raised the shard's schema version; plans must reach it before slots do.
+    effects.push(Effect::Schema { placements: vec![], objects: vec![], tables: vec![] });
     Ok(effects)
 }
