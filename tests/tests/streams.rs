@@ -89,4 +89,7 @@ async fn results_of_any_size() {
     cluster.nodes[0].process.kill();
     let last = rest(cut, &mut lines).await;
     assert_eq!(last["error"]["code"], "unavailable", "{last}");
+    let peak = cluster.proxies[0].process.peak_memory_kib();
+    println!("with clients that did not read it held {} MiB at most", peak >> 10);
+    assert!(peak < PROXY_LIMIT_KIB, "the proxy held {peak} KiB for clients that do not read");
 }
