@@ -101,11 +101,14 @@ pub fn nested(
         {
             return Err(APART);
         }
-        let around = nested[..index].iter().chain([outer]).filter(|around| around.end >= core.end);
-        let linked = around.filter_map(|around| around.sources.as_deref()).any(|around| {
-            let around = Scope::new(around, &schema.tables);
-            core.condition.as_ref().is_some_and(|condition| is_linked(tokens, condition, &scope, &around, wanted))
-        });
+        // The closest one first: that is where SQLite looks first for a name that is not found inside.
+        let around = nested[..index].iter().rev().chain([outer]).filter(|around| around.end >= core.end);
+        let around: Vec<Scope<'_>> = around
+            .map(|around| around.sources.as_deref().map(|sources| Scope::new(sources, &schema.tables)))
+            .collect::<Option<_>>()
+            .ok_or(APART)?;
+        let linked =
+            core.condition.as_ref().is_some_and(|condition| is_linked(tokens, condition, &scope, &around, wanted));
         if !linked {
             return Err(APART);
         }
@@ -113,12 +116,12 @@ pub fn nested(
     Ok(())
 }
 
-/// Does a condition equate all shard keys of a table inside with those of one around it?
+/// Does a condition equate all shard keys of a table inside with those of one in a scope around it?
 fn is_linked(
     tokens: &Tokens<'_>,
     condition: &Span,
     inside: &Scope<'_>,
-    around: &Scope<'_>,
+    around: &[Scope<'_>],
     wanted: PlacementId,
 ) -> bool {
     let sharded = |scope: &Scope<'_>| -> Vec<usize> {
@@ -128,9 +131,12 @@ fn is_linked(
         Some(place) => (Some(place), None),
         // A name that SQLite would find inside, or that could be two things there, is not one around it.
         None if inside.knows(name) => (None, None),
-        None => (None, around.place(name)),
+        None => {
+            let level = around.iter().position(|scope| scope.knows(name));
+            (None, level.and_then(|level| Some((level, around[level].place(name)?))))
+        }
     };
-    let pairs: Vec<(Place, Place)> = conjuncts(tokens, condition)
+    let pairs: Vec<(Place, (usize, Place))> = conjuncts(tokens, condition)
         .iter()
         .filter_map(|part| {
             let (left, right) = sides(tokens, part)?;
@@ -143,12 +149,14 @@ fn is_linked(
         })
         .collect();
     sharded(inside).iter().any(|inner| {
-        sharded(around).iter().any(|outer| {
-            let (Some(a), Some(b)) = (inside.table(*inner), around.table(*outer)) else { return false };
-            a.key.iter().zip(&b.key).all(|(left, right)| {
-                let wanted =
-                    (Place { source: *inner, column: Some(*left) }, Place { source: *outer, column: Some(*right) });
-                pairs.contains(&wanted)
+        around.iter().enumerate().any(|(level, scope)| {
+            sharded(scope).iter().any(|outer| {
+                let (Some(a), Some(b)) = (inside.table(*inner), scope.table(*outer)) else { return false };
+                a.key.iter().zip(&b.key).all(|(left, right)| {
+                    let left = Place { source: *inner, column: Some(*left) };
+                    let right = Place { source: *outer, column: Some(*right) };
+                    pairs.contains(&(left, (level, right)))
+                })
             })
         })
     })

@@ -174,3 +174,20 @@ fn what_is_pushed_down() {
         assert_eq!(outline(&plan), wanted, "{sql}");
     }
 }
+
+/// A name in a subquery is that of the closest SELECT that knows it, though one further out has it as
+/// its key: then the rows are not beside each other.
+#[test]
+fn names_are_those_of_the_closest_select() {
+    let ddl = "CREATE TABLE a (id INTEGER PRIMARY KEY, v); CREATE TABLE b (bk INTEGER PRIMARY KEY, id INT);
+               CREATE TABLE c (ck INTEGER PRIMARY KEY, v);";
+    let registry = registry(3, ddl, &[("a", &["id"], 1), ("b", &["bk"], 1), ("c", &["ck"], 1)]);
+    let bench = Bench { mirror: Mirror::build(Arc::clone(&registry)).unwrap(), registry };
+    for (key, wanted) in [("a.id", "all"), ("bk", "all"), ("id", "pulled"), ("b.id", "pulled"), ("c.v", "pulled")] {
+        let sql = format!(
+            "SELECT v FROM a WHERE EXISTS (SELECT 1 FROM b WHERE bk = a.id AND EXISTS (SELECT 1 FROM c WHERE ck = {key}))"
+        );
+        let plan = outline(&bench.plan_with(&sql, &Params::default(), false));
+        assert_eq!(if plan == "all" { "all" } else { "pulled" }, wanted, "{sql}\n{plan}");
+    }
+}
