@@ -18,7 +18,6 @@ use super::guard::{Guard, Mode};
 use super::ownership::{Owned, Ownership};
 use super::requests::{MAX_STEP_US, Requests};
 use super::statements::{self, Halt, Moment};
-use super::steps::reload;
 use super::store::{Applied, storage};
 use crate::consensus::{Entry, Payload, StoredMembership};
 
@@ -171,7 +170,6 @@ impl Machine {
                     // The first error says more than what follows from it.
                     if !matches!(stop, Stop::Storage(_)) {
                         undone?;
-                        reload(&self.db)?;
                     }
                 }
                 Err(stop)

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use flotilla_shared::closed::{is_internal, is_read_pragma};
 use flotilla_shared::error::{Code, Error};
-use flotilla_shared::lex::Tokens;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
 use rusqlite::{CachedStatement, Connection, ffi};
@@ -70,8 +69,6 @@ struct State {
     denied: AtomicBool,
     /// The statement being prepared drops something; SQLite's own part of that reads root pages.
     dropping: AtomicBool,
-    /// The statement being prepared is ANALYZE; SQLite's own part of that writes the statistics.
-    analyzing: AtomicBool,
 }
 
 impl Guard {
@@ -91,7 +88,6 @@ impl Guard {
             max_steps: AtomicU32::new(MAX_STEPS),
             denied: AtomicBool::new(false),
             dropping: AtomicBool::new(false),
-            analyzing: AtomicBool::new(false),
         });
         let asked = Arc::clone(&state);
         db.authorizer(Some(move |context: AuthContext<'_>| match asked.allows(&context) {
@@ -131,7 +127,6 @@ impl Guard {
     pub fn within<T>(&self, mode: Mode, work: impl FnOnce() -> T) -> T {
         self.0.denied.store(false, Ordering::Relaxed);
         self.0.dropping.store(false, Ordering::Relaxed);
-        self.0.analyzing.store(false, Ordering::Relaxed);
         self.0.checks.store(0, Ordering::Relaxed);
         let before = self.0.mode.swap(mode as u8, Ordering::Relaxed);
         let result = work();
@@ -149,8 +144,6 @@ impl Guard {
             let misuse = ffi::Error::new(ffi::SQLITE_MISUSE);
             return Err(rusqlite::Error::SqliteFailure(misuse, Some("there is no statement".into())));
         }
-        let analyzes = mode == Mode::Schema && Tokens::read(sql).is_ok_and(|tokens| tokens.is_word(0, "ANALYZE"));
-        self.0.analyzing.store(analyzes, Ordering::Relaxed);
         let statement = db.prepare_cached(&format!("{}{sql}", mode.mark()))?;
         // A cached statement has counted what it ran before; the limit must fall on the same step on
         // every replica.
@@ -203,9 +196,8 @@ fn is_root_page(table: &str, column: &str) -> bool {
         && is_any(table, &["sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema"])
 }
 
-/// Statistics steer plans, and two plans may insert rows in two orders: clients never write them. ANALYZE
-/// does, and DROP removes what is about the table; [`reload`](super::steps) keeps what a connection
-/// knows of them equal to what the file says.
+/// Statistics steer plans, and a replica that restarts reads them at another time than one that did
+/// not; two plans may insert rows in two orders.
 fn is_statistics(table: &str) -> bool {
     is_any(table, &["sqlite_stat1", "sqlite_stat3", "sqlite_stat4"])
 }
@@ -231,8 +223,7 @@ impl State {
                 false => schema && pragma_name.eq_ignore_ascii_case(SCHEMA_PRAGMA),
             },
             A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. } => {
-                let own = || self.analyzing.load(Ordering::Relaxed) || self.dropping.load(Ordering::Relaxed);
-                !is_closed(table_name) && (read || !is_statistics(table_name) || own())
+                !is_closed(table_name) && (read || !is_statistics(table_name))
             }
             A::CreateTable { table_name } | A::AlterTable { table_name, .. } => schema && !is_closed(table_name),
             A::CreateIndex { index_name: name, table_name } | A::CreateTrigger { trigger_name: name, table_name } => {
@@ -244,7 +235,7 @@ impl State {
                 schema && !is_closed(table_name)
             }
             A::DropView { .. } | A::Reindex { .. } => schema,
-            A::Analyze { .. } => schema,
+            A::Analyze { .. } => read,
             _ => false,
         }
     }

@@ -37,11 +37,7 @@ impl Machine {
                 }
                 Ok(Ok(ShardReply::Ok))
             }
-            ShardCommand::Schema { sql, dry_run: true, .. } => {
-                let reply = self.dry_run(draft, sql, moment);
-                reload(&self.db)?;
-                reply
-            }
+            ShardCommand::Schema { sql, dry_run: true, .. } => self.dry_run(draft, sql, moment),
             ShardCommand::Schema { job, version, sql, dry_run: false } => {
                 let done = self.once(*job, "schema", || {
                     let done = self.schema(draft, sql, moment)?;
@@ -50,7 +46,6 @@ impl Machine {
                     }
                     Ok(done)
                 })?;
-                reload(&self.db)?;
                 // The schema is as of now even if the statement ran long ago.
                 Ok(done.and(Ok(ShardReply::Schema(schema_objects(&self.db)?))))
             }
@@ -199,13 +194,6 @@ fn improper_names(db: &Connection) -> rusqlite::Result<Option<Error>> {
 }
 
 /// All schema objects that are not ours, in an order in which they can be created.
-/// Forgets what the connection knows of schema and statistics, and so reads them again. A replica that
-/// restarts reads them, too, and must not come to other plans than one that ran ANALYZE itself, or
-/// undid it.
-pub(super) fn reload(db: &Connection) -> rusqlite::Result<()> {
-    db.execute_batch("PRAGMA writable_schema = RESET")
-}
-
 fn schema_objects(db: &Connection) -> rusqlite::Result<Vec<SchemaObject>> {
     let mut query = db.prepare_cached(
         "SELECT type, name, tbl_name, sql FROM sqlite_schema

@@ -51,9 +51,6 @@ const LONG_WAL_WAIT: Duration = Duration::from_secs(1);
 /// Page cache of the connection on which entries are applied, in KiB.
 const CACHE_KIB: i64 = 8 << 10;
 
-/// Rows of each index that ANALYZE looks at: apply must not take time that grows with the table.
-const ANALYSIS_LIMIT: i64 = 1000;
-
 /// How long the writer waits for a lock that only a short checkpoint can hold.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -216,7 +213,6 @@ impl Store {
             db.pragma_update(None, "wal_autocheckpoint", 0)?;
             db.pragma_update(None, "cache_size", -CACHE_KIB)?;
             db.pragma_update(None, "temp_store", "memory")?;
-            db.pragma_update(None, "analysis_limit", ANALYSIS_LIMIT)?;
             db.pragma_update(None, "trusted_schema", false)?;
             db.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
             db.busy_timeout(BUSY_TIMEOUT)?;

@@ -194,8 +194,6 @@ fn schema_jobs() {
         "CREATE TRIGGER tr AFTER INSERT ON t BEGIN DELETE FROM u; END",
         "ALTER TABLE t RENAME TO s",
         "REINDEX i",
-        "ANALYZE",
-        "ANALYZE s",
         "DROP TRIGGER tr",
         "DROP VIEW seen",
         "DROP INDEX i",
@@ -225,6 +223,7 @@ fn schema_jobs() {
         "ATTACH ':memory:' AS x",
         "PRAGMA writable_schema = on",
         "COMMIT",
+        "ANALYZE",
     ];
     let before = replica.query("SELECT * FROM sqlite_schema");
     for sql in refused {
