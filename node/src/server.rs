@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, META, NodeId, ReplicaId};
+use flotilla_shared::moves::{Cursor, MoveAnswer, MoveQuery};
 use flotilla_shared::registry::Registry;
 use flotilla_shared::rpc::{KIND_REQUEST, Reply, Session};
 use flotilla_shared::wire::{Body, Envelope, Level, MemberChange, Outcome, Read, Request, Response, Rows, Write};
@@ -19,6 +20,7 @@ use crate::consensus::Peer;
 use crate::host::{Host, Replica};
 use crate::network::{KIND_RAFT, RaftSession};
 use crate::propose::{MAX_REQUEST_BYTES, Proposal, confirm_lease, propose_one, respond, write_error};
+use crate::state::moves::query;
 use crate::state::store::block;
 use crate::streams::Streams;
 
@@ -148,6 +150,7 @@ pub async fn handle(host: &Arc<Host>, request: Request, timeout: Duration) -> Re
             Outcome::Shard(reply) => reply.map(Response::Shard),
             _ => Err(another_kind()),
         },
+        Request::Moves { group, query } => moves(host, group, query, timeout).await.map(Response::Moves),
         Request::Meta(command) => match propose_one(host.hosted(META)?.raft(), Body::Meta(Box::new(command))).await? {
             Outcome::Meta(reply) => reply.map(Response::Meta),
             _ => Err(another_kind()),
@@ -184,6 +187,34 @@ async fn read_rows(host: &Arc<Host>, group: GroupId, read: Read, timeout: Durati
     block(state.store().executor(), || state.store().readers().read(&read, timeout.min(MAX_READ)))
 }
 
+/// What the leader answers the driver of a move, as of now.
+async fn moves(host: &Arc<Host>, group: GroupId, query: MoveQuery, timeout: Duration) -> Result<MoveAnswer, Error> {
+    let replica = confirmed(host, group, timeout).await?;
+    let state = replica.state();
+    block(state.store().executor(), || match query {
+        MoveQuery::Export { id, from: Cursor::Requests(after) } => {
+            state.lock().export_requests(id, after).map(MoveAnswer::Piece)
+        }
+        query => state.store().readers().inspect(|db| Ok(query::answer(db, &query)))?,
+    })
+}
+
+/// The replica of a group, once it is known to lead and has applied all that was acknowledged.
+async fn confirmed(host: &Arc<Host>, group: GroupId, timeout: Duration) -> Result<Arc<Replica>, Error> {
+    let replica = host.hosted(group)?;
+    let (ticket, confirmed) = oneshot::channel();
+    replica
+        .reads()
+        .try_send(ticket)
+        .map_err(|_| Error::new(Code::Overloaded, format!("too many reads wait for {group}")))?;
+    match tokio::time::timeout(timeout, confirmed).await {
+        Ok(Ok(result)) => result?,
+        Ok(Err(_)) => return Err(Error::new(Code::ShuttingDown, "this replica has stopped")),
+        Err(_) => return Err(Error::new(Code::Unavailable, format!("{group} has no majority at the moment"))),
+    }
+    Ok(replica)
+}
+
 /// The replica of a group, once it holds what a read of that level must see.
 ///
 /// # Errors
@@ -194,20 +225,12 @@ pub async fn fresh_enough(
     read: &Read,
     timeout: Duration,
 ) -> Result<Arc<Replica>, Error> {
+    if read.level == Level::Linearizable {
+        return confirmed(host, group, timeout).await;
+    }
     let replica = host.hosted(group)?;
     match read.level {
-        Level::Linearizable => {
-            let (ticket, confirmed) = oneshot::channel();
-            replica
-                .reads()
-                .try_send(ticket)
-                .map_err(|_| Error::new(Code::Overloaded, format!("too many reads wait for {group}")))?;
-            match tokio::time::timeout(timeout, confirmed).await {
-                Ok(Ok(result)) => result?,
-                Ok(Err(_)) => return Err(Error::new(Code::ShuttingDown, "this replica has stopped")),
-                Err(_) => return Err(Error::new(Code::Unavailable, format!("{group} has no majority at the moment"))),
-            }
-        }
+        Level::Linearizable => (),
         Level::Lease => {
             if !replica.may_vote() {
                 return Err(Error::new(

@@ -93,6 +93,8 @@ codes! {
     WrongPeer = "wrong_peer", Refused, 409;
     /// The request was planned against an ownership or schema that has changed.
     StaleRoute = "stale_route", Retry, 503;
+    /// Rows on their way to another shard are not what they were.
+    MoveMismatch = "move_mismatch", Refused, 500;
     /// This replica does not lead the group.
     NotLeader = "not_leader", Retry, 503;
     /// Nobody leads the group, or no majority answers.
@@ -138,6 +140,7 @@ impl Code {
             Self::NoSuchObject => "GET /shard, /node and /job list what is there",
             Self::Conflict => "look at GET /status, then decide anew",
             Self::WrongPeer => "check addresses and versions of the nodes",
+            Self::MoveMismatch => "the rows stay where they were; check the disks and memory of both shards",
             Self::StaleRoute | Self::NotLeader | Self::Overloaded | Self::ShuttingDown => "retry after a moment",
             Self::Unavailable => "retry; a majority of the group's nodes must be up",
             Self::Timeout => "retry, raise `timeout`, or narrow the statement",

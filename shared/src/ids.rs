@@ -53,6 +53,10 @@ id! {
     JobId(u64)
 }
 id! {
+    /// One move of slots from a shard to another; a later move has a larger id.
+    MoveId(u64)
+}
+id! {
     /// Version of what one shard owns of one placement; raised with every change of ownership.
     Epoch(u64)
 }

@@ -8,10 +8,12 @@
 
 pub mod client;
 pub mod closed;
+pub mod copies;
 pub mod error;
 pub mod http;
 pub mod ids;
 pub mod lex;
+pub mod moves;
 pub mod registry;
 pub mod rpc;
 pub mod slot;

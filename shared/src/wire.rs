@@ -3,8 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::copies::{CopiedRow, CopyState, CopyWrite};
 use crate::error::Error;
 use crate::ids::{Epoch, GroupId, JobId, NodeId, PlacementId, ReplicaId, RequestId, SchemaVersion};
+use crate::moves::{MoveAnswer, MoveQuery, MoveReply, MoveStep};
 use crate::registry::{MetaCommand, MetaReply, Registry, SchemaObject, SlotSet};
 use crate::value::{Params, Value};
 
@@ -171,35 +173,8 @@ pub enum ShardCommand {
     },
     /// Tells the schema, in order with everything else in the log.
     Describe,
-}
-
-/// A row of a reference table on its way to another shard.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CopiedRow {
-    /// Its values.
-    pub values: Vec<Value>,
-    /// Which of them are texts.
-    pub texts: Vec<bool>,
-}
-
-/// A write to reference tables, as one shard gets it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CopyWrite {
-    /// The job.
-    pub job: JobId,
-    /// On the shard that decides: the request, which it remembers like any other write.
-    pub request: Option<RequestId>,
-    /// The time of the write, microseconds since 1970.
-    pub at_us: i64,
-    /// Its randomness.
-    pub seed: u64,
-    /// In order, together or not at all.
-    pub statements: Vec<Statement>,
-    /// Ownership versions that this makes: what was planned before the write is planned anew, so that no
-    /// read sees it on one shard and misses it on another.
-    pub epochs: Vec<(PlacementId, Epoch)>,
-    /// Undo it again: only tells whether it would succeed.
-    pub dry_run: bool,
+    /// Moves slots.
+    Move(Box<MoveStep>),
 }
 
 /// Where a table goes that leaves the home placement.
@@ -247,17 +222,8 @@ pub enum ShardReply {
         /// Has it taken effect?
         state: CopyState,
     },
-}
-
-/// How far a shard is with a write to a reference table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CopyState {
-    /// It was undone again.
-    Tried,
-    /// This job's write is applied.
-    Applied,
-    /// An earlier job of the same request did it, on all shards.
-    Before,
+    /// Of a step of a move.
+    Move(MoveReply),
 }
 
 /// What a log entry holds.
@@ -391,6 +357,13 @@ pub enum Request {
         /// The step.
         command: ShardCommand,
     },
+    /// A read for the driver of a move; answered by the group's leader.
+    Moves {
+        /// The shard.
+        group: GroupId,
+        /// What it asks.
+        query: MoveQuery,
+    },
     /// A change of the registry; answered by the leader of `meta`.
     Meta(MetaCommand),
     /// The registry once it is newer than `since`, or when the wait is over.
@@ -469,6 +442,8 @@ pub enum Response {
     Rows(Rows),
     /// A shard's answer to a job.
     Shard(ShardReply),
+    /// A shard's answer to the driver of a move.
+    Moves(MoveAnswer),
     /// The registry's answer.
     Meta(MetaReply),
     /// The registry, or `None` when it is no newer.

@@ -1,6 +1,7 @@
 //! Long work, driven by the leader of `meta`.
 //!
-//! One job at a time, in order of ids. A driver takes the first job that has not ended and works
+//! One job at a time, in order of ids; but jobs that move slots go on between the others, one move at a
+//! time, so that nobody waits for long behind them. A driver takes the first job that has not ended and works
 //! through its steps; each step is idempotent where it lands (in a shard, in a group's membership, in
 //! the registry), so a driver that dies is followed by one that starts the steps over, and two that
 //! overlap for a moment do no harm: a job ends once, and the loser of that race is refused.
@@ -11,6 +12,7 @@
 mod check;
 mod copy;
 mod membership;
+mod rebalance;
 mod register;
 mod schema;
 mod write;
@@ -21,6 +23,7 @@ use std::time::Duration;
 use flotilla_shared::client::{Cluster, unexpected};
 use flotilla_shared::error::{Class, Code, Error};
 use flotilla_shared::ids::{GroupId, META};
+use flotilla_shared::moves::{MoveAnswer, MoveQuery, MoveReply, MoveStep};
 use flotilla_shared::registry::{Effect, Job, JobKind, JobState, MetaCommand, Registry};
 use flotilla_shared::wire::{Request, Response, ShardCommand, ShardReply, StatementResult};
 use tokio::sync::watch;
@@ -40,13 +43,17 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Drives jobs whenever this node leads `meta`, until `stop`.
 pub async fn drive(host: Arc<Host>, mut stop: watch::Receiver<bool>) {
     let work = async {
+        let mut moved = false;
         loop {
             match host.replica(META).filter(|replica| replica.leads()) {
                 Some(replica) => {
                     let mut registry = replica.state().registry();
-                    let next = registry.borrow_and_update().jobs.values().find(|job| is_due(job)).cloned();
+                    let next = next_job(&registry.borrow_and_update(), moved).cloned();
                     match next {
-                        Some(job) => run(&host, job).await,
+                        Some(job) => {
+                            moved = job.progress.is_some();
+                            run(&host, job).await;
+                        }
                         // A new job or the loss of leadership; the latter is only looked for.
                         None => drop(tokio::time::timeout(LOOK * 10, registry.changed()).await),
                     }
@@ -61,6 +68,17 @@ pub async fn drive(host: Arc<Host>, mut stop: watch::Receiver<bool>) {
     }
 }
 
+/// The job to go on with. A move that is under way is finished first, because writers wait for it;
+/// then those that move slots take turns with all others, which keep their order.
+fn next_job(registry: &Registry, moved: bool) -> Option<&Job> {
+    let due = || registry.jobs.values().filter(|job| is_due(job));
+    let under_way = due().find(|job| job.progress.as_ref().is_some_and(|progress| progress.moving.is_some()));
+    let mover = due().find(|job| job.progress.is_some());
+    let other = due().find(|job| job.progress.is_none());
+    let turns = if moved { other.or(mover) } else { mover.or(other) };
+    under_way.or(turns)
+}
+
 fn is_due(job: &Job) -> bool {
     job.state == JobState::Running
 }
@@ -68,6 +86,14 @@ fn is_due(job: &Job) -> bool {
 /// One attempt at one job.
 async fn run(host: &Arc<Host>, job: Job) {
     let driver = Driver { cluster: host.cluster(), job: &job };
+    if let JobKind::Rebalance { table } = &job.kind {
+        if let Err(error) = rebalance::attempt(&driver, job.id, table).await {
+            tracing::debug!(job = %job.id, %error, "a job's step is tried again");
+            driver.note(&job.step, job.percent, Some(error)).await;
+            tokio::time::sleep(PAUSE).await;
+        }
+        return;
+    }
     let outcome = match driver.registry().await {
         Ok(registry) => match &job.kind {
             JobKind::Schema { sql, table } => {
@@ -81,6 +107,7 @@ async fn run(host: &Arc<Host>, job: Job) {
             JobKind::Join { node, groups } => membership::join(&driver, &registry, *node, groups).await.map(Done::from),
             JobKind::CreateShard { nodes } => membership::create_shard(&driver, &registry, nodes).await.map(Done::from),
             JobKind::Remove { node } => membership::remove(&driver, &registry, *node).await.map(Done::from),
+            JobKind::Rebalance { .. } => Err(Error::new(Code::Internal, "this job is done in many attempts")),
         },
         Err(error) => Err(error),
     };
@@ -124,6 +151,32 @@ fn after_failure(kind: &JobKind) -> Done {
             vec![Effect::Schema { placements: vec![], objects: vec![], tables: vec![] }].into()
         }
         _ => Done::default(),
+    }
+}
+
+impl rebalance::Ground for Driver<'_> {
+    async fn registry(&self) -> Result<Arc<Registry>, Error> {
+        self.cluster.refresh(self.deadline()).await
+    }
+
+    async fn meta(&self, command: MetaCommand) -> Result<(), Error> {
+        self.cluster.meta(command, self.deadline()).await.map(drop)
+    }
+
+    async fn step(&self, group: GroupId, step: MoveStep, patience: Duration) -> Result<MoveReply, Error> {
+        let request = Request::Shard { group, command: ShardCommand::Move(Box::new(step)) };
+        match self.cluster.call(group, request, Instant::now() + patience).await? {
+            Response::Shard(ShardReply::Move(reply)) => Ok(reply),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn ask(&self, group: GroupId, query: MoveQuery) -> Result<MoveAnswer, Error> {
+        let deadline = Instant::now() + rebalance::PATIENCE;
+        match self.cluster.call(group, Request::Moves { group, query }, deadline).await? {
+            Response::Moves(answer) => Ok(answer),
+            other => Err(unexpected(&other)),
+        }
     }
 }
 

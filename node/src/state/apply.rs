@@ -7,14 +7,16 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 
 use flotilla_shared::error::{Code, Error};
-use flotilla_shared::ids::{Epoch, GroupId};
+use flotilla_shared::ids::{Epoch, GroupId, PlacementId};
 use flotilla_shared::registry::{HOME, HOME_SHARD, MetaCommand, MetaReply, Registry, SlotSet};
 use flotilla_shared::wire::{Body, Command, Outcome, Write, WriteResult};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::guard::{Guard, Mode};
+use super::moves::Moves;
 use super::ownership::{Owned, Ownership};
 use super::requests::{MAX_STEP_US, Requests};
 use super::statements::{self, Halt, Moment};
@@ -28,6 +30,7 @@ pub struct Machine {
     /// As of the last committed batch.
     pub applied: Applied,
     ownership: Ownership,
+    moves: Arc<Moves>,
     pub(super) requests: Requests,
     /// In the `meta` group.
     registry: Option<Registry>,
@@ -65,6 +68,7 @@ type Marks = HashMap<(usize, usize), Error>;
 pub(super) struct Draft {
     pub applied: Applied,
     pub ownership: Ownership,
+    pub moves: Arc<Moves>,
     registry: Option<Registry>,
     pub counting: bool,
 }
@@ -84,13 +88,14 @@ impl Machine {
                 // Shard 1 is born with the home placement, before its first entry.
                 ownership.set(&db, HOME, Owned { epoch: Epoch(1), slots: SlotSet::all(1) })?;
             }
+            let moves = Arc::new(Moves::load(&db)?);
             let requests = Requests::load(&db, applied.first_request)?;
             let registry = match group.is_shard() {
                 true => None,
                 false => Some(load_registry(&db)?),
             };
             let counting = statements::triggers_count(&db)?;
-            Ok(Self { db, guard, applied, ownership, requests, registry, counting })
+            Ok(Self { db, guard, applied, ownership, moves, requests, registry, counting })
         };
         load().map_err(storage)
     }
@@ -103,6 +108,16 @@ impl Machine {
     /// The connection, for checks in tests and the content hash.
     pub fn db(&self) -> &Connection {
         &self.db
+    }
+
+    /// The slots of a placement that this shard owns.
+    pub fn owned(&self, placement: PlacementId) -> Option<&SlotSet> {
+        self.ownership.placements.get(&placement).map(|owned| &owned.slots)
+    }
+
+    /// The moves of slots that this shard knows of.
+    pub fn moves(&self) -> &Moves {
+        &self.moves
     }
 
     /// The remembered requests.
@@ -159,7 +174,7 @@ impl Machine {
         match attempt {
             Ok((outcomes, draft)) => {
                 self.requests.settle();
-                (self.applied, self.ownership) = (draft.applied, draft.ownership);
+                (self.applied, self.ownership, self.moves) = (draft.applied, draft.ownership, draft.moves);
                 (self.registry, self.counting) = (draft.registry, draft.counting);
                 Ok(outcomes)
             }
@@ -181,6 +196,7 @@ impl Machine {
         let mut draft = Draft {
             applied: self.applied.clone(),
             ownership: self.ownership.clone(),
+            moves: Arc::clone(&self.moves),
             registry: self.registry.clone(),
             counting: self.counting,
         };
@@ -245,7 +261,8 @@ impl Machine {
         }
         // Not remembered: planned anew, the same request may succeed.
         if let Some(route) = &write.route
-            && let Err(stale) = draft.ownership.check(draft.applied.schema, route)
+            && let Err(stale) =
+                draft.ownership.check(draft.applied.schema, route).and_then(|()| draft.moves.check(route))
         {
             return Ok(Err(stale));
         }
@@ -253,7 +270,7 @@ impl Machine {
             Some(error) => Err(error.clone()),
             None => self.statements(draft, Mode::Write, &write.statements, moment)?,
         };
-        self.requests.remember(write.id, draft.applied.request_us, &result);
+        self.requests.remember_for(write.route.as_ref(), write.id, draft.applied.request_us, &result);
         Ok(result)
     }
 

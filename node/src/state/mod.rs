@@ -3,7 +3,8 @@
 //! **Input**: committed entries, in order, from openraft. **Output**: one answer per entry, and rows
 //! for reads ([`reads`]). What the pieces are, in the order in which an entry meets them:
 //! [`machine`] takes a batch of entries from openraft; [`apply`] runs it inside one SQLite
-//! transaction, with [`statements`] for clients, [`steps`] for jobs and [`copies`] for reference tables; [`world`] and [`vfs`] give it the
+//! transaction, with [`statements`] for clients, [`steps`] for jobs, [`copies`] for reference tables and
+//! [`moves`] for slots on their way; [`world`] and [`vfs`] give it the
 //! time and randomness of its entry and nothing else; [`guard`] refuses what no client may run;
 //! [`requests`] remembers what was applied; [`ownership`] knows which slots are ours; [`store`] opens
 //! the file and makes it durable; [`pages`] streams it to a follower.
@@ -29,10 +30,12 @@ pub mod generations;
 pub mod guard;
 pub mod hash;
 pub mod machine;
+pub mod moves;
 pub mod ownership;
 pub mod pages;
 pub mod reads;
 pub mod requests;
+pub mod slot_function;
 pub mod statements;
 pub mod steps;
 pub mod store;
@@ -40,7 +43,7 @@ pub mod vfs;
 pub mod world;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use machine::{SnapshotSource, StateMachine};
 pub use store::{Executor, Inline, Store};

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::guard::{Guard, Mode};
 use super::store::Applied;
-use super::{ownership, vfs};
+use super::{ownership, slot_function, vfs};
 
 /// Rows that one read may answer: the rest must be asked for with LIMIT.
 pub const MAX_ROWS: usize = 1_000_000;
@@ -128,6 +128,7 @@ impl Reader {
         db.pragma_update(None, "trusted_schema", false)?;
         db.busy_timeout(Duration::from_secs(5))?;
         db.set_prepared_statement_cache_capacity(128);
+        slot_function::install(&db)?;
         let guard = Guard::install(&mut db)?;
         let deadline = Arc::new(Deadline { start: Instant::now(), at_ns: AtomicU64::new(0) });
         let clock = Arc::clone(&deadline);

@@ -10,8 +10,9 @@
 use std::collections::{HashMap, VecDeque};
 
 use flotilla_shared::error::{Code, Error};
-use flotilla_shared::ids::RequestId;
-use flotilla_shared::wire::{StatementResult, WriteResult};
+use flotilla_shared::ids::{PlacementId, RequestId, Slot};
+use flotilla_shared::registry::{SlotRange, SlotSet};
+use flotilla_shared::wire::{Claim, Route, StatementResult, WriteResult};
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +93,40 @@ struct Remembered {
     /// In the time of request ids.
     at_us: i64,
     kept: Kept,
+    touched: Touched,
+}
+
+/// What a write was about: where its slots go, its id goes, too. The common case needs no allocation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Touched {
+    /// It ran as written on this shard, whatever that owned.
+    Here,
+    One(PlacementId, Slot),
+    /// Placements with their slots; `None`: all that the shard owned.
+    Many(Box<[(PlacementId, Option<SlotSet>)]>),
+}
+
+impl Touched {
+    fn of(route: Option<&Route>) -> Self {
+        let Some(route) = route else { return Self::Here };
+        if let [Claim { placement, slots: Some(slots), .. }] = route.claims.as_slice()
+            && let [SlotRange { first, last }] = slots.ranges()
+            && first == last
+        {
+            return Self::One(*placement, *first);
+        }
+        Self::Many(route.claims.iter().map(|claim| (claim.placement, claim.slots.clone())).collect())
+    }
+
+    fn meets(&self, placement: PlacementId, slots: &SlotSet) -> bool {
+        match self {
+            Self::Here => false,
+            Self::One(of, slot) => *of == placement && slots.contains(*slot),
+            Self::Many(list) => {
+                list.iter().any(|(of, touched)| *of == placement && touched.as_ref().is_none_or(|set| set.meets(slots)))
+            }
+        }
+    }
 }
 
 /// What has been applied, the batch under way included. Requests have sequence numbers in the order
@@ -177,12 +212,65 @@ impl Requests {
 
     /// Remembers a result, in the batch under way.
     pub fn remember(&mut self, id: RequestId, at_us: i64, result: &WriteResult) {
+        self.remember_for(None, id, at_us, result);
+    }
+
+    /// Remembers a result of a write with a route: the id moves with the slots that the route names.
+    pub fn remember_for(&mut self, route: Option<&Route>, id: RequestId, at_us: i64, result: &WriteResult) {
         let kept = Kept::of(result, MAX_KEPT_BYTES.saturating_sub(self.kept_bytes));
-        self.kept_bytes += kept.bytes();
+        self.push(Remembered { id, at_us, kept, touched: Touched::of(route) });
+    }
+
+    fn push(&mut self, remembered: Remembered) {
+        self.kept_bytes += remembered.kept.bytes();
+        let id = remembered.id;
         if let Some(before) = self.by_id.insert(id, self.end()) {
             self.displaced.push((id, before));
         }
-        self.order.push_back(Remembered { id, at_us, kept });
+        self.order.push_back(remembered);
+    }
+
+    /// Ids of writes that touched these slots, packed, from number `after` on, about `max_bytes` of them,
+    /// and where the next ones begin.
+    pub fn of_slots(
+        &self,
+        placement: PlacementId,
+        slots: &SlotSet,
+        after: u64,
+        max_bytes: usize,
+    ) -> (Vec<Vec<u8>>, Option<u64>) {
+        let (mut packed, mut bytes) = (Vec::new(), 0);
+        let mut seq = after.max(self.first);
+        while seq < self.end() && bytes < max_bytes {
+            let remembered = self.at(seq);
+            if remembered.touched.meets(placement, slots) {
+                let one = postcard::to_stdvec(remembered).expect("results encode");
+                bytes += one.len();
+                packed.push(one);
+            }
+            seq += 1;
+        }
+        (packed, (seq < self.end()).then_some(seq))
+    }
+
+    /// Remembers what another shard did to slots that are ours now, as if it had been done just now: for
+    /// too long rather than too short a time. What is remembered here already stays.
+    ///
+    /// # Errors
+    /// [`Code::MoveMismatch`] for what does not decode; nothing is remembered then.
+    pub fn adopt(&mut self, at_us: i64, packed: &[Vec<u8>]) -> Result<(), Error> {
+        let decoded: Result<Vec<Remembered>, _> = packed.iter().map(|one| postcard::from_bytes(one)).collect();
+        let decoded = decoded.map_err(|_| Error::new(Code::MoveMismatch, "a remembered request does not decode"))?;
+        for mut remembered in decoded {
+            if self.find(remembered.id).is_some() {
+                continue;
+            }
+            if self.kept_bytes + remembered.kept.bytes() > MAX_KEPT_BYTES {
+                remembered.kept = Kept::of(&remembered.kept.result(), 0);
+            }
+            self.push(Remembered { at_us, ..remembered });
+        }
+        Ok(())
     }
 
     /// Gives up the batch under way.

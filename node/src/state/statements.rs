@@ -55,7 +55,7 @@ impl From<rusqlite::Error> for Halt {
 }
 
 /// Why one statement failed.
-enum Failure {
+pub(super) enum Failure {
     Refused(Error),
     Sqlite(rusqlite::Error),
 }
@@ -133,7 +133,7 @@ impl Machine {
     }
 
     /// The answer to the client, or the fault of the disk that must stop the replica.
-    fn answer(&self, failure: Failure) -> Result<Error, Halt> {
+    pub(super) fn answer(&self, failure: Failure) -> Result<Error, Halt> {
         let error = match failure {
             Failure::Refused(error) => return Ok(error),
             Failure::Sqlite(error) => error,
@@ -167,7 +167,7 @@ impl Machine {
     }
 }
 
-fn no_rowid() -> Error {
+pub(super) fn no_rowid() -> Error {
     Error::new(Code::Constraint, "the largest rowid is not available")
         .hint("beyond it SQLite picks rowids at random, which replicas cannot agree on")
 }

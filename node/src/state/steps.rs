@@ -15,6 +15,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::apply::{Draft, Machine};
 use super::guard::Mode;
+use super::moves::Moves;
 use super::ownership::Owned;
 use super::statements::{self, Halt, Moment};
 
@@ -56,6 +57,7 @@ impl Machine {
             ShardCommand::FillCopy { job, chunk, table, columns, rows, sequence } => {
                 self.once(*job, &format!("fill {chunk}"), || self.fill_copy(table, columns, rows, *sequence))
             }
+            ShardCommand::Move(step) => self.move_step(draft, step, moment),
             ShardCommand::Describe => Ok(Ok(ShardReply::Schema(schema_objects(&self.db)?))),
         }
     }
@@ -106,7 +108,7 @@ impl Machine {
         if let Err(error) = self.statements(draft, Mode::Schema, &statements, moment)? {
             return Ok(Err(error));
         }
-        if let Some(error) = improper_names(&self.db)? {
+        if let Some(error) = improper_names(&self.db, &draft.moves)? {
             return Err(Halt::Undo(error));
         }
         draft.counting = statements::triggers_count(&self.db)?;
@@ -168,12 +170,13 @@ fn raise(draft: &mut Draft, version: SchemaVersion) {
 
 /// What the guard cannot see while a statement is prepared: a table that was renamed to a name of
 /// ours, and columns that `CREATE TABLE … AS` gave random names.
-fn improper_names(db: &Connection) -> rusqlite::Result<Option<Error>> {
+fn improper_names(db: &Connection, moves: &Moves) -> rusqlite::Result<Option<Error>> {
     let mut query = db.prepare("SELECT type, name FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?;
     let objects: Vec<(String, String)> =
         query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     for (kind, name) in objects {
-        if is_internal(&name) && !super::store::TABLES.contains(&name.as_str()) {
+        let ours = super::store::TABLES.contains(&name.as_str()) || moves.has_named(&name);
+        if is_internal(&name) && !ours {
             return Ok(Some(Error::new(
                 Code::Forbidden,
                 format!("{name}: names of that form are not open to clients"),

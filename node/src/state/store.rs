@@ -28,7 +28,7 @@ use super::generations::{
     check_generations, generation_path, read_current, remove_other_generations, sync_folder, wal_path, write_current,
 };
 use super::reads::ReadPool;
-use super::{vfs, world};
+use super::{slot_function, vfs, world};
 use crate::consensus::{LogId, StoredMembership};
 
 /// Prepared statements kept per connection.
@@ -132,11 +132,20 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS _flotilla_state (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS _flotilla_ownership (placement INTEGER PRIMARY KEY, epoch INTEGER, slots BLOB);
     CREATE TABLE IF NOT EXISTS _flotilla_requests (first_seq INTEGER PRIMARY KEY, last_seq INTEGER, body BLOB);
+    CREATE TABLE IF NOT EXISTS _flotilla_staged_rows (seq INTEGER PRIMARY KEY, tbl INTEGER, slot INTEGER, packed BLOB);
+    CREATE TABLE IF NOT EXISTS _flotilla_staged_requests (seq INTEGER PRIMARY KEY, packed BLOB);
     CREATE TABLE IF NOT EXISTS _flotilla_jobs (job INTEGER, step TEXT, reply BLOB, PRIMARY KEY (job, step)) WITHOUT ROWID;
 ";
 
 /// Their names.
-pub const TABLES: &[&str] = &["_flotilla_state", "_flotilla_ownership", "_flotilla_requests", "_flotilla_jobs"];
+pub const TABLES: &[&str] = &[
+    "_flotilla_state",
+    "_flotilla_ownership",
+    "_flotilla_requests",
+    "_flotilla_jobs",
+    "_flotilla_staged_rows",
+    "_flotilla_staged_requests",
+];
 
 /// A group's database on disk.
 pub struct Store {
@@ -218,6 +227,7 @@ impl Store {
             db.busy_timeout(BUSY_TIMEOUT)?;
             db.execute_batch(SCHEMA)?;
             world::install(&mut db)?;
+            slot_function::install(&db)?;
             Ok(db)
         };
         open().map_err(storage)

@@ -13,6 +13,7 @@ pub mod health;
 pub mod kv;
 pub mod params;
 mod placements;
+pub mod rebalance;
 pub mod sql;
 pub mod stream;
 pub mod tables;
@@ -45,6 +46,7 @@ enum Call {
     Nodes,
     Jobs,
     Job,
+    JobWish,
     Status,
     Health,
     Ready,
@@ -77,6 +79,7 @@ fn call(path: &str) -> Option<(Call, &'static str, &'static str)> {
         "/explain" => (Call::Explain, "/explain", "GET, POST"),
         "/kv" => (Call::KeyValue, "/kv", "GET"),
         _ if path.starts_with("/table/") => (Call::Table, "/table/{name}", "GET"),
+        _ if path.starts_with("/job/") && path[5..].contains('/') => (Call::JobWish, "/job/{id}/{wish}", "POST"),
         _ if path.starts_with("/job/") => (Call::Job, "/job/{id}", "GET"),
         _ if path.starts_with("/kv/") => (Call::KeyValue, "/kv/{key}", "GET, PUT, DELETE"),
         _ => return None,
@@ -126,6 +129,8 @@ async fn dispatch(proxy: &Proxy, call: Call, methods: &'static str, request: Htt
         Call::Execute | Call::Query | Call::Sql => sql::run(proxy, call == Call::Query, request).await,
         Call::Register => tables::register(proxy, request).await,
         Call::AddToShard => tables::add_to_shard(proxy, request).await,
+        Call::Rebalance => rebalance::rebalance(proxy, request).await,
+        Call::JobWish => rebalance::wish(proxy, &request).await,
         Call::Tables => tables::list(proxy, &request).await,
         Call::Table => tables::show(proxy, &request).await,
         Call::Shards if method == "GET" => cluster::shards(proxy, &request).await,
@@ -138,18 +143,9 @@ async fn dispatch(proxy: &Proxy, call: Call, methods: &'static str, request: Htt
         Call::Remove => cluster::remove(proxy, request).await,
         Call::Explain => explain::explain(proxy, request).await,
         Call::KeyValue => kv::run(proxy, request).await,
-        other => Err(not_implemented(other)),
+        Call::Health | Call::Ready | Call::Metrics => {
+            Err(Error::new(Code::Internal, "machines are answered before others"))
+        }
     };
     outcome.unwrap_or_else(|error| http::error(&error))
-}
-
-/// Calls of the API that this version does not have.
-fn not_implemented(call: Call) -> Error {
-    let (what, hint) = match call {
-        Call::Rebalance => {
-            ("rebalancing a table", "rows stay where they are; register the table while it is empty to spread it")
-        }
-        _ => ("this call", ""),
-    };
-    Error::new(Code::NotImplemented, format!("{what} does not exist in this version")).hint(hint)
 }

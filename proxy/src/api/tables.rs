@@ -122,7 +122,8 @@ pub async fn add_to_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<Htt
     ))
 }
 
-fn known_table<'a>(registry: &'a Registry, name: &str) -> Result<&'a Table, Error> {
+/// The table of that name.
+pub fn known_table<'a>(registry: &'a Registry, name: &str) -> Result<&'a Table, Error> {
     registry.table(name).ok_or_else(|| {
         Error::new(Code::NoSuchTable, format!("no such table: {name}"))
             .hint("GET /table lists the tables; create it first")

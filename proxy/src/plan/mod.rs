@@ -242,7 +242,8 @@ fn first_slots(input: Input<'_>, registry: &Registry, table: &Table, placement: 
 }
 
 /// One part per owner of the slots. No key at all (`IN ()`) matches no row anywhere, so any owner
-/// gives the right answer.
+/// gives the right answer. Each of several owners gets all keys, so each must still own what it did: a
+/// row that moved from one to the other between two answers would be in both.
 fn pinned_parts(placement: &Placement, slots: &[Slot]) -> Result<Vec<Part>, Error> {
     if slots.is_empty() {
         let shard =
@@ -250,5 +251,10 @@ fn pinned_parts(placement: &Placement, slots: &[Slot]) -> Result<Vec<Part>, Erro
         return Ok(vec![as_written(shard, claim_all(placement, shard))]);
     }
     let owners = by_owner(placement, slots)?;
-    Ok(owners.into_iter().map(|(shard, slots)| as_written(shard, claim_slots(placement, shard, slots))).collect())
+    let several = owners.len() > 1;
+    let part = |(shard, slots)| match several {
+        true => as_written(shard, claim_all(placement, shard)),
+        false => as_written(shard, claim_slots(placement, shard, slots)),
+    };
+    Ok(owners.into_iter().map(part).collect())
 }

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Counters, FINISHED_JOBS_KEPT, FINISHED_WRITES_KEPT, Function, HOME, HOME_SHARD, Job, JobKind, JobState,
-    MAX_WAITING_WRITE_BYTES, MAX_WAITING_WRITES, NodeInfo, Placement, ReferenceWrite, Registry, ReplicaInfo,
-    SchemaObject, SlotSet, Table,
+    MAX_WAITING_WRITE_BYTES, MAX_WAITING_WRITES, MoveChange, NodeInfo, Placement, ReferenceWrite, Registry,
+    ReplicaInfo, SchemaObject, SlotSet, Table,
 };
 use crate::error::{Code, Error};
 use crate::ids::{Epoch, GroupId, JobId, NodeId, PlacementId, ReplicaId, RequestId, SchemaVersion};
@@ -60,6 +60,13 @@ pub enum MetaCommand {
         effects: Vec<Effect>,
         /// What a write answered.
         results: Vec<StatementResult>,
+    },
+    /// What a job that moves slots records.
+    Move {
+        /// The job.
+        job: JobId,
+        /// The change.
+        change: MoveChange,
     },
     /// Reserves a placement id for a job; the same job gets the same.
     ReservePlacement {
@@ -155,7 +162,7 @@ impl Registry {
         Ok(reply)
     }
 
-    fn change(&mut self, at_us: i64, command: MetaCommand) -> Result<MetaReply, Error> {
+    pub(super) fn change(&mut self, at_us: i64, command: MetaCommand) -> Result<MetaReply, Error> {
         match command {
             MetaCommand::Bootstrap { cluster, nodes, groups } => self.bootstrap(cluster, nodes, groups),
             MetaCommand::Announce { node, info } => self.announce(node, info),
@@ -167,6 +174,9 @@ impl Registry {
             }
             MetaCommand::EndJob { job, state, error, effects, results } => {
                 let job = self.running_job(job)?;
+                if let Some(moving) = job.progress.as_ref().and_then(|progress| progress.moving.as_ref()) {
+                    return Err(Error::new(Code::Conflict, format!("move {} is under way", moving.id)));
+                }
                 (job.state, job.error, job.ended_us, job.results) = (state, error, at_us, results);
                 if let JobKind::Write(write) = &mut job.kind {
                     write.statements.clear();
@@ -180,6 +190,7 @@ impl Registry {
                 self.forget_old_jobs();
                 Ok(MetaReply::Ok)
             }
+            MetaCommand::Move { job, change } => self.change_move(at_us, job, change),
             MetaCommand::ReservePlacement { job } => {
                 let next = PlacementId(self.counters.placement + 1);
                 let reserved = *self.running_job(job)?.placement.get_or_insert(next);
@@ -256,6 +267,7 @@ impl Registry {
         }
         self.counters.job += 1;
         let id = JobId(self.counters.job);
+        let progress = self.new_progress(&kind);
         let job = Job {
             id,
             request,
@@ -268,6 +280,7 @@ impl Registry {
             ended_us: 0,
             placement: None,
             results: vec![],
+            progress,
         };
         self.jobs.insert(id, job);
         Ok(MetaReply::Job(id))

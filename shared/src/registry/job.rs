@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Progress;
 use crate::error::Error;
 use crate::ids::{GroupId, JobId, NodeId, PlacementId, RequestId, SchemaVersion};
 use crate::value::Value;
@@ -119,6 +120,11 @@ pub enum JobKind {
         /// Nodes that shall hold its replicas; empty: those that hold the fewest.
         nodes: Vec<NodeId>,
     },
+    /// Spreads the slots of a table's placement evenly over its shards.
+    Rebalance {
+        /// The table.
+        table: String,
+    },
     /// Takes all replicas off a node and lets it go.
     Remove {
         /// The node.
@@ -136,6 +142,7 @@ impl JobKind {
             Self::Write(_) => "write",
             Self::Join { .. } => "join",
             Self::CreateShard { .. } => "create_shard",
+            Self::Rebalance { .. } => "rebalance",
             Self::Remove { .. } => "remove",
         }
     }
@@ -166,6 +173,8 @@ pub struct Job {
     pub placement: Option<PlacementId>,
     /// What a write answered, statement by statement.
     pub results: Vec<StatementResult>,
+    /// Of a job that moves slots: how far it is.
+    pub progress: Option<Box<Progress>>,
 }
 
 impl Job {
@@ -176,13 +185,19 @@ impl Job {
 
     /// The JSON form of `GET /job/{id}`.
     pub fn to_json(&self) -> serde_json::Value {
-        serde_json::json!({
+        let mut json = serde_json::json!({
             "id": self.id.to_string(),
             "kind": self.kind.name(),
             "state": self.state,
             "percent": self.percent,
             "step": self.step,
             "error": self.error.as_ref().map(|error| error.to_json()["error"].clone()),
-        })
+        });
+        if let (Some(progress), Some(json)) = (&self.progress, json.as_object_mut()) {
+            if let serde_json::Value::Object(more) = progress.to_json(self) {
+                json.extend(more);
+            }
+        }
+        json
     }
 }

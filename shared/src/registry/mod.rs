@@ -9,6 +9,7 @@ mod apply;
 mod function;
 mod job;
 mod placement;
+mod rebalance;
 mod table;
 mod ties;
 
@@ -20,6 +21,7 @@ pub use apply::{Effect, MetaCommand, MetaReply};
 pub use function::{Function, MAX_POINTS, MAX_POINTS_BYTES};
 pub use job::{Job, JobKind, JobState, ReferenceWrite, Registration, Spread};
 pub use placement::{Placement, SlotRange, SlotSet};
+pub use rebalance::{Move, MoveChange, Progress, Transfer, Wish};
 pub use table::{Column, SchemaObject, Table};
 pub use ties::{ForeignKey, mentions, quoted, read_tables, row_only, schema_database};
 
@@ -122,6 +124,10 @@ pub struct Counters {
     pub placement: u32,
     /// Last job id.
     pub job: u64,
+    /// Last move of slots.
+    pub moves: u64,
+    /// Last time that slot indexes were needed.
+    pub generation: u64,
 }
 
 impl Registry {

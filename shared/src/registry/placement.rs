@@ -52,6 +52,34 @@ impl SlotSet {
     pub fn ranges(&self) -> &[SlotRange] {
         &self.0
     }
+
+    /// The slots, in order.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = Slot> + '_ {
+        self.0.iter().flat_map(|range| (range.first.0..=range.last.0).map(Slot))
+    }
+
+    /// Slots of either set.
+    pub fn union(&self, other: &Self) -> Self {
+        self.iter().chain(other.iter()).collect()
+    }
+
+    /// Slots that the other set does not have.
+    pub fn minus(&self, other: &Self) -> Self {
+        self.iter().filter(|slot| !other.contains(*slot)).collect()
+    }
+
+    /// Have the sets a slot in common?
+    pub fn meets(&self, other: &Self) -> bool {
+        self.0.iter().any(|range| {
+            let after = other.0.partition_point(|o| o.first <= range.last);
+            after > 0 && other.0[after - 1].last >= range.first
+        })
+    }
+
+    /// Is every slot of this set in the other one?
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.iter().all(|slot| other.contains(slot))
+    }
 }
 
 impl FromIterator<Slot> for SlotSet {
@@ -147,5 +175,11 @@ mod tests {
         for slot in 0..12 {
             assert_eq!(set.contains(Slot(slot)), [1, 2, 3, 5, 9].contains(&slot), "{slot}");
         }
+        let other: SlotSet = [0, 3, 4, 11].map(Slot).into_iter().collect();
+        assert_eq!(set.union(&other), [0, 1, 2, 3, 4, 5, 9, 11].map(Slot).into_iter().collect());
+        assert_eq!(set.minus(&other), [1, 2, 5, 9].map(Slot).into_iter().collect());
+        assert!(set.meets(&other) && other.meets(&set) && !set.minus(&other).meets(&other));
+        assert!(set.minus(&other).is_within(&set) && !other.is_within(&set) && SlotSet::default().is_within(&set));
+        assert!(!SlotSet::default().meets(&set) && !set.meets(&SlotSet::default()));
     }
 }

@@ -5,6 +5,7 @@ mod copies;
 mod determinism;
 mod files;
 mod guard;
+pub(crate) mod moves;
 mod property;
 mod reads;
 mod requests;
@@ -36,34 +37,34 @@ const SHARD: GroupId = GroupId(2);
 const EPOCH_US: i64 = 1_704_067_200_000_000;
 
 /// One replica of a group on disk.
-struct Replica {
+pub(crate) struct Replica {
     group: GroupId,
     folder: tempfile::TempDir,
     handle: Option<StateHandle>,
 }
 
 impl Replica {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::of(SHARD)
     }
 
-    fn of(group: GroupId) -> Self {
+    pub(crate) fn of(group: GroupId) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let handle = Some(open(folder.path(), group));
         Self { group, folder, handle }
     }
 
-    fn handle(&self) -> &StateHandle {
+    pub(crate) fn handle(&self) -> &StateHandle {
         self.handle.as_ref().unwrap()
     }
 
     /// As after a restart of the process.
-    fn reopen(&mut self) {
+    pub(crate) fn reopen(&mut self) {
         self.handle = None;
         self.handle = Some(open(self.folder.path(), self.group));
     }
 
-    fn apply(&self, entries: &[Entry]) -> Vec<Outcome> {
+    pub(crate) fn apply(&self, entries: &[Entry]) -> Vec<Outcome> {
         self.handle().lock().apply(entries).unwrap()
     }
 
@@ -76,17 +77,22 @@ impl Replica {
         self.handle().content_hash().unwrap().1
     }
 
-    fn read(&self, read: &Read) -> Result<Rows, Error> {
+    pub(crate) fn read(&self, read: &Read) -> Result<Rows, Error> {
         self.handle().store().readers().read(read, Duration::from_secs(5))
     }
 
-    fn query(&self, sql: &str) -> Vec<Vec<Value>> {
+    pub(crate) fn query(&self, sql: &str) -> Vec<Vec<Value>> {
         self.read(&select(sql)).unwrap().values
     }
 
     /// The first value of the first row.
-    fn value(&self, sql: &str) -> Value {
+    pub(crate) fn value(&self, sql: &str) -> Value {
         self.query(sql)[0][0].clone()
+    }
+
+    /// Does this shard own the slot?
+    pub(crate) fn owns(&self, placement: PlacementId, slot: flotilla_shared::ids::Slot) -> bool {
+        self.handle().lock().owned(placement).is_some_and(|slots| slots.contains(slot))
     }
 
     fn count(&self, table: &str) -> Value {
@@ -115,18 +121,18 @@ fn receive(folder: &Path, outgoing: &mut Outgoing) -> PathBuf {
 }
 
 /// Makes entries, one index and one second after the other.
-struct Log {
+pub(crate) struct Log {
     index: u64,
     at_us: i64,
     requests: u128,
 }
 
 impl Log {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { index: 0, at_us: EPOCH_US, requests: 0 }
     }
 
-    fn entry(&mut self, body: Body) -> Entry {
+    pub(crate) fn entry(&mut self, body: Body) -> Entry {
         self.index += 1;
         self.at_us += 1_000_000;
         let seed = self.index.wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -144,12 +150,12 @@ impl Log {
     }
 
     /// One entry with one write for each statement.
-    fn writes(&mut self, sql: &[&str]) -> Entry {
+    pub(crate) fn writes(&mut self, sql: &[&str]) -> Entry {
         let writes = sql.iter().map(|sql| self.write(sql)).collect();
         self.entry(Body::Writes(writes))
     }
 
-    fn schema(&mut self, job: u64, sql: &[&str]) -> Entry {
+    pub(crate) fn schema(&mut self, job: u64, sql: &[&str]) -> Entry {
         let sql = sql.iter().map(|sql| (*sql).to_owned()).collect();
         let version = SchemaVersion(job);
         self.entry(Body::Shard(ShardCommand::Schema { job: JobId(job), version, sql, dry_run: false }))
@@ -207,10 +213,10 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// SplitMix64 again, for tests that print their seed.
-struct Random(u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -218,7 +224,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
 

@@ -1,0 +1,330 @@
+//! `POST /table/rebalance`: slots move, some at a time, until all shards of a placement own equally many.
+//!
+//! One [`attempt`] does one thing and returns, so that other jobs run between two moves, and what was
+//! asked of the job (to pause, to end) is seen between two moves. Nothing is remembered between attempts:
+//! the registry says which move is under way, the shards say how far it is.
+//!
+//! # The steps of a move, and what a crash after each of them means
+//! 0. *index*, at the source: the slot index is there. Nothing else is changed. The job drops it at its
+//!    end, whatever the end is.
+//! 1. *begin*, in the registry: the move has a number. A later driver finds it and starts at 2.
+//! 2. *freeze*, at the source: writers of the slots wait at their proxies, reads go on. A later driver
+//!    freezes again, which changes nothing. A late freeze of a move that has ended is refused.
+//! 3. *open* and *stage*, at the target: rows and remembered requests, piece by piece, invisible. Each
+//!    piece says where it begins, so none is taken twice; a later driver goes on behind the last one.
+//! 4. *try*, at the target: the rows would go in. Nothing is changed.
+//! 5. *release*, at the source: the commit point. It names the target's content, slot by slot, and is
+//!    refused unless the source has the same. Before it the move can be cancelled with nothing changed,
+//!    after it only steps 6 and 7 are left, which no driver can do wrong: nobody owns the slots, their
+//!    readers and writers wait.
+//! 6. *activate*, at the target: rows, slots, remembered requests, at once.
+//! 7. *flip*, in the registry: proxies learn. Until then those that ask the source or the target by the
+//!    old map are refused and look again.
+//!
+//! A move that cannot go on before step 5 is cancelled: first at the source, whose answer decides (it
+//! was released after all: forward; else writers go on there), then at the target, then the registry
+//! forgets it. Frozen slots make people wait, so before step 5 nothing is tried for longer than
+//! [`PATIENCE`].
+//!
+//! # Invariants
+//! 1. Of each slot at most one shard is the owner at any moment, by the shards' own tables.
+//! 2. The registry forgets a move only after both shards have ended it; so its next move finds both free.
+//! 3. Two drivers do no harm to each other: each step is checked where it lands, and refused or answered
+//!    again when another driver was there before.
+
+use std::time::Duration;
+
+use flotilla_shared::error::{Class, Code, Error};
+use flotilla_shared::ids::{Epoch, GroupId, JobId, PlacementId};
+use flotilla_shared::moves::{
+    Cursor, MoveAnswer, MoveQuery, MoveReply, MoveStep, MovedSet, MovedTable, Piece, SlotDigest,
+};
+use flotilla_shared::registry::{
+    HOME, Job, JobState, MetaCommand, Move, MoveChange, Placement, Progress, Registry, SlotSet, Transfer, Wish,
+};
+
+/// How long a step before the commit point may take: writers wait.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long any other step may take before it counts as stuck and is tried anew.
+pub(super) const STEP: Duration = Duration::from_secs(10);
+
+/// Pieces of an index that one attempt makes: other jobs shall not wait for more than a second or so.
+const INDEX_PIECES: usize = 16;
+
+/// What a driver works with: the registry and the shards. Handed in, so that a test can let calls be
+/// lost, late or the last ones of their driver.
+pub(crate) trait Ground: Sync {
+    /// The registry, with everything acknowledged before.
+    fn registry(&self) -> impl Future<Output = Result<std::sync::Arc<Registry>, Error>> + Send;
+    /// Changes the registry.
+    fn meta(&self, command: MetaCommand) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Takes a step on a shard.
+    fn step(
+        &self,
+        shard: GroupId,
+        step: MoveStep,
+        patience: Duration,
+    ) -> impl Future<Output = Result<MoveReply, Error>> + Send;
+    /// Asks a shard's leader.
+    fn ask(&self, shard: GroupId, query: MoveQuery) -> impl Future<Output = Result<MoveAnswer, Error>> + Send;
+}
+
+/// What came of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// There is more to do.
+    More,
+    /// The job has ended or halted.
+    Ended,
+}
+
+/// Takes the job one step further.
+///
+/// # Errors
+/// What kept it from that; the next attempt finds out what was done nevertheless.
+pub(crate) async fn attempt<G: Ground>(ground: &G, id: JobId, table: &str) -> Result<Attempt, Error> {
+    let registry = ground.registry().await?;
+    let Some(job) = registry.jobs.get(&id).filter(|job| job.state == JobState::Running) else {
+        return Ok(Attempt::Ended);
+    };
+    let Some(progress) = job.progress.as_deref() else {
+        return Err(Error::new(Code::Internal, "a job that moves slots records no progress"));
+    };
+    let worker = Worker { ground, registry: &registry, job, progress };
+    if let Some(moving) = &progress.moving {
+        let failed = worker.carry(moving).await?;
+        return match failed {
+            None => Ok(Attempt::More),
+            Some(error) if is_final(&error) => worker.end(JobState::Failed, Some(error)).await,
+            Some(error) => Err(error),
+        };
+    }
+    match progress.wish {
+        Wish::Cancel => return worker.end(JobState::Cancelled, None).await,
+        Wish::Pause => {
+            worker.drop_indexes().await?;
+            worker.record(MoveChange::Halt { generation: progress.generation }).await?;
+            return Ok(Attempt::Ended);
+        }
+        Wish::Run => (),
+    }
+    match worker.next(table).await {
+        Ok(true) => Ok(Attempt::More),
+        Ok(false) => worker.end(JobState::Done, None).await,
+        Err(error) if is_final(&error) => worker.end(JobState::Failed, Some(error)).await,
+        Err(error) => Err(error),
+    }
+}
+
+/// The tables of a placement, as shards need them.
+pub(super) fn moved_set(registry: &Registry, placement: &Placement) -> MovedSet {
+    let tables = registry.tables.values().filter(|table| table.placement == placement.id).map(|table| MovedTable {
+        name: table.name.clone(),
+        columns: table.columns.iter().filter(|column| !column.generated).map(|column| column.name.clone()).collect(),
+        key: table.key_names().map(str::to_owned).collect(),
+    });
+    let bare = Placement { shards: vec![], owned: Default::default(), epochs: Default::default(), ..placement.clone() };
+    MovedSet { placement: bare, tables: tables.collect() }
+}
+
+/// The placement that a rebalancing of this table is about.
+///
+/// # Errors
+/// That there is no such table, or that it has no slots to spread.
+pub(super) fn placement_of<'a>(registry: &'a Registry, table: &str) -> Result<&'a Placement, Error> {
+    let table =
+        registry.table(table).ok_or_else(|| Error::new(Code::NoSuchTable, format!("no such table: {table}")))?;
+    match registry.placements.get(&table.placement) {
+        Some(placement) if placement.id != HOME && !placement.key.is_empty() => Ok(placement),
+        _ => {
+            Err(Error::new(Code::NoSuchObject, format!("{} is not spread by a key", table.name))
+                .hint("register it first"))
+        }
+    }
+}
+
+/// Does the error end the job? What contradicts the state of a shard comes from another driver that was
+/// faster; the next attempt sees what that one did.
+fn is_final(error: &Error) -> bool {
+    error.code.class() == Class::Refused && error.code != Code::Conflict
+}
+
+/// Another driver has taken the move further, most likely to its end: the next attempt sees how far.
+fn odd(answer: &impl std::fmt::Debug) -> Error {
+    Error::new(Code::Unavailable, format!("a shard gave another answer: {answer:?}"))
+}
+
+struct Worker<'a, G> {
+    ground: &'a G,
+    registry: &'a Registry,
+    job: &'a Job,
+    progress: &'a Progress,
+}
+
+impl<G: Ground> Worker<'_, G> {
+    async fn record(&self, change: MoveChange) -> Result<(), Error> {
+        self.ground.meta(MetaCommand::Move { job: self.job.id, change }).await
+    }
+
+    async fn note(&self, step: String, percent: u8) {
+        if self.job.step != step || self.job.percent != percent || self.job.error.is_some() {
+            let command = MetaCommand::StepJob { job: self.job.id, step, percent, error: None };
+            // Not worth failing for.
+            self.ground.meta(command).await.ok();
+        }
+    }
+
+    async fn end(&self, state: JobState, error: Option<Error>) -> Result<Attempt, Error> {
+        self.drop_indexes().await?;
+        self.record(MoveChange::End { generation: self.progress.generation, state, error }).await?;
+        Ok(Attempt::Ended)
+    }
+
+    async fn drop_indexes(&self) -> Result<(), Error> {
+        let step = MoveStep::DropIndex { generation: self.progress.generation };
+        for shard in self.registry.shards() {
+            loop {
+                match self.ground.step(shard, step.clone(), STEP).await? {
+                    MoveReply::Index { done: true } => break,
+                    MoveReply::Index { done: false } => (),
+                    other => return Err(odd(&other)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes ready and begins the next move; tells whether there is one.
+    async fn next(&self, table: &str) -> Result<bool, Error> {
+        let placement = placement_of(self.registry, table)?;
+        let transfers = placement.transfers();
+        let Some(transfer) = transfers.first() else { return Ok(false) };
+        let left: usize = transfers.iter().map(|transfer| transfer.slots.len()).sum();
+        let moved = self.progress.slots as usize;
+        let percent = (100 * moved / (moved + left)).min(99) as u8;
+        let set = moved_set(self.registry, placement);
+        self.note(format!("moving slots from {} to {}", transfer.from, transfer.to), percent).await;
+        let step = MoveStep::Index { generation: self.progress.generation, set };
+        for piece in 0.. {
+            match self.ground.step(transfer.from, step.clone(), STEP).await {
+                Ok(MoveReply::Index { done: true }) => break,
+                Ok(MoveReply::Index { done: false }) if piece < INDEX_PIECES => (),
+                Ok(MoveReply::Index { done: false }) => return Ok(true),
+                Ok(other) => return Err(odd(&other)),
+                // Another driver was about to end the job, and could not.
+                Err(error) if error.code == Code::Conflict => {
+                    self.record(MoveChange::Renew { generation: self.progress.generation }).await?;
+                    return Ok(true);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let sizes = MoveQuery::Sizes { placement: placement.id, slots: transfer.slots.clone() };
+        let slots = match self.ground.ask(transfer.from, sizes).await? {
+            MoveAnswer::Digests(sizes) => sizes.iter().map(|size| size.slot).collect::<SlotSet>(),
+            other => return Err(odd(&other)),
+        };
+        self.begin(placement.id, Transfer { slots, ..transfer.clone() }).await?;
+        Ok(true)
+    }
+
+    async fn begin(&self, placement: PlacementId, transfer: Transfer) -> Result<(), Error> {
+        match self.record(MoveChange::Begin { placement, transfer }).await {
+            // Another driver or a wish came between; the next attempt sees which.
+            Err(error) if error.code == Code::Conflict => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// Brings the move under way to its end. An error inside is why it was cancelled.
+    async fn carry(&self, moving: &Move) -> Result<Option<Error>, Error> {
+        let Move { id, transfer: Transfer { from, to, slots }, placement } = moving;
+        let (id, from, to) = (*id, *from, *to);
+        let brought = match self.registry.placements.get(placement) {
+            Some(placement) if self.progress.wish == Wish::Run => {
+                self.bring(moving, moved_set(self.registry, placement), slots).await
+            }
+            _ => Err(Error::new(Code::ShuttingDown, "the job is to move nothing more")),
+        };
+        let released = match brought {
+            Ok(released) => released,
+            Err(why) => match self.ground.step(from, MoveStep::Cancel { id }, STEP).await? {
+                MoveReply::Cancelled => {
+                    self.ground.step(to, MoveStep::Cancel { id }, STEP).await?;
+                    self.record(MoveChange::Abandon { id }).await?;
+                    // Somebody wished so: then it is not a failure.
+                    return Ok((why.code != Code::ShuttingDown).then_some(why));
+                }
+                MoveReply::Released { epoch, rows, bytes } => Released { epoch, rows, bytes },
+                other => return Err(odd(&other)),
+            },
+        };
+        let Released { epoch: from_epoch, rows, bytes } = released;
+        // What is released goes forward: a refusal here is waited out, visibly.
+        let activated = self.ground.step(to, MoveStep::Activate { id, rows }, STEP).await.map_err(|error| {
+            let message = format!("{to} does not take what {from} has released: {}", error.message);
+            Error::new(Code::Unavailable, message).hint("correct what stands in the way; the job goes on by itself")
+        })?;
+        match activated {
+            MoveReply::Activated { epoch: to_epoch } => {
+                self.record(MoveChange::Flip { id, from_epoch, to_epoch, rows, bytes }).await?;
+                Ok(None)
+            }
+            other => Err(odd(&other)),
+        }
+    }
+
+    /// Steps 2 to 5.
+    async fn bring(&self, moving: &Move, set: MovedSet, slots: &SlotSet) -> Result<Released, Error> {
+        let Move { id, transfer: Transfer { from, to, .. }, .. } = moving;
+        let (id, from, to) = (*id, *from, *to);
+        let freeze = MoveStep::Freeze { id, set: set.clone(), slots: slots.clone() };
+        match self.ground.step(from, freeze, PATIENCE).await? {
+            MoveReply::Frozen => (),
+            MoveReply::Released { epoch, rows, bytes } => return Ok(Released { epoch, rows, bytes }),
+            MoveReply::Cancelled => return Err(Error::new(Code::Unavailable, "the move was cancelled before")),
+            other => return Err(odd(&other)),
+        }
+        let open = MoveStep::Open { id, set, slots: slots.clone() };
+        let mut reply = self.ground.step(to, open, PATIENCE).await?;
+        loop {
+            let at = match reply {
+                MoveReply::Staged(Cursor::End) => break,
+                MoveReply::Staged(at) => at,
+                other => return Err(odd(&other)),
+            };
+            let piece = self.piece(from, MoveQuery::Export { id, from: at.clone() }).await?;
+            reply = self.ground.step(to, MoveStep::Stage { id, from: at, piece }, PATIENCE).await?;
+        }
+        match self.ground.step(to, MoveStep::Try { id }, PATIENCE).await? {
+            MoveReply::Tried => (),
+            other => return Err(odd(&other)),
+        }
+        let staged: Vec<SlotDigest> = match self.ground.ask(to, MoveQuery::Digests { id }).await? {
+            MoveAnswer::Digests(staged) => staged,
+            other => return Err(odd(&other)),
+        };
+        match self.ground.step(from, MoveStep::Release { id, staged }, PATIENCE).await? {
+            MoveReply::Released { epoch, rows, bytes } => Ok(Released { epoch, rows, bytes }),
+            other => Err(odd(&other)),
+        }
+    }
+
+    async fn piece(&self, from: GroupId, query: MoveQuery) -> Result<Piece, Error> {
+        match self.ground.ask(from, query).await? {
+            MoveAnswer::Piece(piece) => Ok(piece),
+            other => Err(odd(&other)),
+        }
+    }
+}
+
+/// What the source gave up.
+struct Released {
+    epoch: Epoch,
+    rows: u64,
+    bytes: u64,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,489 @@
+//! The protocol in a world where calls are lost, their answers are lost, old calls arrive late, shards
+//! restart, drivers die, and two of them work at the same time. The shards are real state machines;
+//! drivers and clients take turns by a seed, which a failure prints.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use flotilla_shared::ids::{RequestId, SchemaVersion, Slot};
+use flotilla_shared::registry::{JobKind, MetaReply, Table};
+use flotilla_shared::value::Value;
+use flotilla_shared::wire::{
+    Body, Claim, Level, Outcome, Read, Route, ShardCommand, ShardReply, Statement, Write, WriteResult,
+};
+
+use super::*;
+use crate::state::moves::query;
+use crate::state::tests::moves::{PLACEMENT, SLOTS, bare_placement, slot_of_key};
+use crate::state::tests::{Log, Random, Replica};
+
+const SCHEMA: &[&str] = &[
+    "CREATE TABLE t (k INTEGER NOT NULL, fixed INTEGER, v INTEGER)",
+    "CREATE TABLE w (k INTEGER, id INTEGER, PRIMARY KEY (k, id)) WITHOUT ROWID",
+];
+
+/// Rows that are there all the time.
+const FIXED: i64 = 60;
+
+/// Faults of one run; after them the job must come to its end.
+const FAULTS: u32 = 40;
+
+/// Calls of one run; more means that it does not come to its end.
+const MAX_CALLS: u32 = 5000;
+
+/// A call that arrives again, some time.
+#[derive(Clone)]
+enum Late {
+    Step(GroupId, MoveStep),
+    Meta(MetaCommand),
+}
+
+/// A read of all shards by one map, under way.
+struct Scan {
+    map: Placement,
+    left: Vec<GroupId>,
+    rows: i64,
+}
+
+struct Inner {
+    random: Random,
+    registry: Registry,
+    shards: BTreeMap<GroupId, (Replica, Log)>,
+    faults: u32,
+    calls: u32,
+    late: Vec<Late>,
+    /// Applied writes: id, key, result.
+    written: Vec<(RequestId, i64, WriteResult)>,
+    next_request: u128,
+    scan: Option<Scan>,
+    scans: u32,
+}
+
+struct World(Mutex<Inner>);
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut registry = Registry::default();
+        let db = rusqlite::Connection::open_in_memory().unwrap();
+        SCHEMA.iter().for_each(|sql| db.execute_batch(sql).unwrap());
+        for name in ["t", "w"] {
+            let table = Table { placement: PLACEMENT, key: vec![0], ..Table::read(&db, name).unwrap() };
+            registry.tables.insert(name.into(), table);
+        }
+        let all: Vec<GroupId> = (1..=4).map(GroupId).collect();
+        let owned = Placement::even_shares(SLOTS, &all[..2]);
+        let epochs = owned.keys().map(|shard| (*shard, Epoch(1))).collect();
+        registry
+            .placements
+            .insert(PLACEMENT, Placement { shards: all.clone(), owned: owned.clone(), epochs, ..bare_placement() });
+        registry.groups = all.iter().map(|shard| (*shard, vec![])).collect();
+        let mut inner = Inner {
+            random: Random(seed),
+            registry,
+            shards: all.iter().map(|shard| (*shard, (Replica::of(*shard), Log::new()))).collect(),
+            faults: FAULTS,
+            calls: 0,
+            late: vec![],
+            written: vec![],
+            next_request: 1 << 64,
+            scan: None,
+            scans: 0,
+        };
+        for shard in all {
+            let schema = inner.log(shard).schema(1, SCHEMA);
+            inner.apply(shard, schema);
+            if let Some(slots) = owned.get(&shard) {
+                let own = ShardCommand::Own { placement: PLACEMENT, epoch: Epoch(1), slots: slots.clone() };
+                let own = inner.log(shard).entry(Body::Shard(own));
+                inner.apply(shard, own);
+            }
+        }
+        for key in 0..FIXED {
+            let owner = inner.registry.placements[&PLACEMENT].owner(slot_of_key(key)).unwrap();
+            let entry = inner.log(owner).writes(&[&format!("INSERT INTO t VALUES ({key}, 1, {key})")]);
+            inner.apply(owner, entry);
+        }
+        Self(Mutex::new(inner))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl Inner {
+    fn log(&mut self, shard: GroupId) -> &mut Log {
+        &mut self.shards.get_mut(&shard).unwrap().1
+    }
+
+    fn apply(&mut self, shard: GroupId, entry: crate::consensus::Entry) -> Outcome {
+        let outcome = self.shards[&shard].0.apply(&[entry]).remove(0);
+        self.check_owners();
+        outcome
+    }
+
+    fn step(&mut self, shard: GroupId, step: MoveStep) -> Result<MoveReply, Error> {
+        let entry = self.log(shard).entry(Body::Shard(ShardCommand::Move(Box::new(step))));
+        match self.apply(shard, entry) {
+            Outcome::Shard(Ok(ShardReply::Move(reply))) => Ok(reply),
+            Outcome::Shard(Err(error)) => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn meta(&mut self, command: MetaCommand) -> Result<MetaReply, Error> {
+        // As a state machine does: a refusal leaves nothing.
+        let mut registry = self.registry.clone();
+        let reply = registry.apply(1, command)?;
+        self.registry = registry;
+        Ok(reply)
+    }
+
+    fn owns(&self, shard: GroupId, slot: Slot) -> bool {
+        let slots = Some(SlotSet::range(slot, slot));
+        self.read(shard, Claim { placement: PLACEMENT, epoch: Epoch(0), slots }, "SELECT 1").is_ok()
+    }
+
+    fn read(&self, shard: GroupId, claim: Claim, sql: &str) -> Result<Value, Error> {
+        let route = Some(Route { schema: SchemaVersion(u64::MAX), claims: vec![claim] });
+        let read = Read { route, statement: Statement::bare(sql), level: Level::None, freshness_ms: None };
+        self.shards[&shard].0.read(&read).map(|rows| rows.values[0][0].clone())
+    }
+
+    /// A slot has one owner, or none while its move is between release and activation.
+    fn check_owners(&self) {
+        let moves = self.registry.jobs.values().find_map(|job| job.progress.as_ref()?.moving.as_ref());
+        for slot in (0..SLOTS).map(Slot) {
+            let owners: Vec<GroupId> =
+                self.shards.keys().copied().filter(|shard| self.shards[shard].0.owns(PLACEMENT, slot)).collect();
+            let moving = moves.is_some_and(|moving| moving.transfer.slots.contains(slot));
+            // Slots are handed out one shard after the other when the world is made.
+            let made = self.registry.counters.job > 0;
+            assert!(owners.len() == 1 || (owners.is_empty() && (moving || !made)), "slot {slot} has {owners:?}");
+        }
+    }
+
+    fn chance(&mut self, percent: usize) -> bool {
+        self.random.below(100) < percent
+    }
+
+    fn fault(&mut self, percent: usize) -> bool {
+        let happens = self.faults > 0 && self.chance(percent);
+        self.faults -= u32::from(happens);
+        happens
+    }
+
+    /// What happens between two calls.
+    fn between(&mut self) {
+        self.calls += 1;
+        assert!(self.calls < MAX_CALLS, "the job does not come to its end");
+        if !self.late.is_empty() && self.chance(10) {
+            let at = self.random.below(self.late.len());
+            match self.late.swap_remove(at) {
+                Late::Step(shard, step) => drop(self.step(shard, step)),
+                Late::Meta(command) => drop(self.meta(command)),
+            }
+        }
+        if self.fault(3) {
+            let shard = GroupId(1 + self.random.below(4) as u32);
+            self.shards.get_mut(&shard).unwrap().0.reopen();
+        }
+        match self.random.below(4) {
+            0 => self.client_writes(),
+            1 => self.client_repeats(),
+            2 => self.client_scans(),
+            _ => (),
+        }
+    }
+
+    fn send(&mut self, shard: GroupId, id: RequestId, key: i64) -> WriteResult {
+        let slots = Some(SlotSet::range(slot_of_key(key), slot_of_key(key)));
+        let claims = vec![Claim { placement: PLACEMENT, epoch: Epoch(0), slots }];
+        let statements = vec![
+            Statement::bare(format!("INSERT INTO t VALUES ({key}, 0, 1)")),
+            Statement::bare(format!("INSERT INTO w VALUES ({key}, {})", id.0 as i64)),
+        ];
+        let write = Write { id, route: Some(Route { schema: SchemaVersion(9), claims }), statements };
+        let entry = self.log(shard).entry(Body::Writes(vec![write]));
+        match self.apply(shard, entry) {
+            Outcome::Writes(mut results) => results.remove(0),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A client writes wherever it may: at most one shard takes it.
+    fn client_writes(&mut self) {
+        let key = self.random.below(200) as i64;
+        self.next_request += 1;
+        let id = RequestId(self.next_request);
+        let shard = GroupId(1 + self.random.below(4) as u32);
+        if let Ok(result) = self.send(shard, id, key) {
+            self.written.push((id, key, Ok(result)));
+        }
+    }
+
+    /// A client repeats a write of which it did not get the answer: it is not applied again.
+    fn client_repeats(&mut self) {
+        let recent = self.written.len().min(20);
+        if recent == 0 {
+            return;
+        }
+        let (id, key, first) = self.written[self.written.len() - 1 - self.random.below(recent)].clone();
+        let shard = GroupId(1 + self.random.below(4) as u32);
+        match self.send(shard, id, key) {
+            Err(error) if error.code == Code::StaleRoute => (),
+            again => assert_eq!(again, first, "request {id:?} of key {key} on {shard}"),
+        }
+    }
+
+    /// A read of all shards, one after the other, while slots move: each row is seen once.
+    fn client_scans(&mut self) {
+        let scan = self.scan.take().unwrap_or_else(|| {
+            let map = self.registry.placements[&PLACEMENT].clone();
+            Scan { left: map.owners().collect(), map, rows: 0 }
+        });
+        let Scan { map, mut left, rows } = scan;
+        let shard = left.swap_remove(self.random.below(left.len()));
+        let claim = Claim { placement: PLACEMENT, epoch: map.epoch(shard), slots: None };
+        // Refused: the client would look at the map again.
+        let Ok(found) = self.read(shard, claim, "SELECT count(*) FROM t WHERE fixed") else { return };
+        let Value::Integer(found) = found else { panic!() };
+        if left.is_empty() {
+            self.scans += 1;
+            assert_eq!(rows + found, FIXED, "by {:?}", map.epochs);
+        } else {
+            self.scan = Some(Scan { map, left, rows: rows + found });
+        }
+    }
+
+    /// All late calls have come; everything is where it belongs.
+    fn check_end(&mut self) {
+        for late in std::mem::take(&mut self.late) {
+            match late {
+                Late::Step(shard, step) => drop(self.step(shard, step)),
+                Late::Meta(command) => drop(self.meta(command)),
+            }
+        }
+        let map = self.registry.placements[&PLACEMENT].clone();
+        let mut rows: BTreeMap<(i64, i64), u32> = BTreeMap::new();
+        for shard in self.shards.keys().copied().collect::<Vec<_>>() {
+            let claim = Claim { placement: PLACEMENT, epoch: map.epoch(shard), slots: None };
+            if map.owned.contains_key(&shard) {
+                assert!(self.read(shard, claim, "SELECT 1").is_ok(), "the map has the version of {shard}");
+            }
+            for slot in (0..SLOTS).map(Slot) {
+                assert_eq!(self.owns(shard, slot), map.owner(slot) == Some(shard), "{shard} {slot}");
+            }
+            let replica = &self.shards[&shard].0;
+            for row in replica.query("SELECT k, fixed FROM t") {
+                let (Value::Integer(key), Value::Integer(fixed)) = (&row[0], &row[1]) else { panic!("{row:?}") };
+                assert_eq!(map.owner(slot_of_key(*key)), Some(shard), "key {key}");
+                *rows.entry((*key, *fixed)).or_default() += 1;
+            }
+            let left =
+                replica.value("SELECT count(*) FROM sqlite_schema WHERE name LIKE '\\_flotilla\\_slots%' ESCAPE '\\'");
+            assert_eq!(left, Value::Integer(0), "no index is left on {shard}");
+        }
+        let mut wanted: BTreeMap<(i64, i64), u32> = (0..FIXED).map(|key| ((key, 1), 1)).collect();
+        for (_, key, _) in &self.written {
+            *wanted.entry((*key, 0)).or_default() += 1;
+        }
+        assert_eq!(rows, wanted, "every row once");
+        // Nothing is frozen.
+        for key in 0..FIXED {
+            self.next_request += 1;
+            let owner = map.owner(slot_of_key(key)).unwrap();
+            let id = RequestId(self.next_request);
+            let result = self.send(owner, id, key);
+            assert!(result.is_ok(), "{result:?}");
+            self.written.push((id, key, result));
+        }
+    }
+}
+
+/// One driver of jobs, until it dies.
+struct Mortal<'a> {
+    world: &'a World,
+    dead: AtomicBool,
+}
+
+impl Mortal<'_> {
+    /// A call that may be lost on the way there or back, come again later, or be the driver's last.
+    async fn call<T>(
+        &self,
+        late: Option<Late>,
+        run: impl FnOnce(&mut Inner) -> Result<T, Error> + Send,
+    ) -> Result<T, Error> {
+        let turns = self.world.lock().random.below(3);
+        for _ in 0..turns {
+            let mut waited = false;
+            std::future::poll_fn(|context| {
+                if std::mem::replace(&mut waited, true) {
+                    return std::task::Poll::Ready(());
+                }
+                context.waker().wake_by_ref();
+                std::task::Poll::Pending
+            })
+            .await;
+        }
+        let mut inner = self.world.lock();
+        inner.between();
+        let died = self.dead.load(Ordering::Relaxed) || inner.fault(2);
+        if died || inner.fault(4) {
+            self.dead.fetch_or(died, Ordering::Relaxed);
+            return Err(Error::new(Code::Unavailable, "lost on the way there"));
+        }
+        if let Some(late) = late
+            && inner.fault(8)
+        {
+            inner.late.push(late);
+            if inner.chance(50) {
+                return Err(Error::new(Code::OutcomeUnknown, "held up on the way there"));
+            }
+        }
+        let reply = run(&mut inner);
+        let died = inner.fault(2);
+        if died || inner.fault(4) {
+            self.dead.fetch_or(died, Ordering::Relaxed);
+            return Err(Error::new(Code::OutcomeUnknown, "lost on the way back"));
+        }
+        reply
+    }
+}
+
+impl Ground for Mortal<'_> {
+    async fn registry(&self) -> Result<Arc<Registry>, Error> {
+        self.call(None, |inner| Ok(Arc::new(inner.registry.clone()))).await
+    }
+
+    async fn meta(&self, command: MetaCommand) -> Result<(), Error> {
+        let late = Some(Late::Meta(command.clone()));
+        self.call(late, |inner| inner.meta(command).map(drop)).await
+    }
+
+    async fn step(&self, shard: GroupId, step: MoveStep, _: Duration) -> Result<MoveReply, Error> {
+        let late = Some(Late::Step(shard, step.clone()));
+        self.call(late, |inner| inner.step(shard, step)).await
+    }
+
+    async fn ask(&self, shard: GroupId, query: MoveQuery) -> Result<MoveAnswer, Error> {
+        self.call(None, |inner| {
+            let state = inner.shards[&shard].0.handle();
+            match query {
+                MoveQuery::Export { id, from: Cursor::Requests(after) } => {
+                    state.lock().export_requests(id, after).map(MoveAnswer::Piece)
+                }
+                query => state.store().readers().inspect(|db| Ok(query::answer(db, &query)))?,
+            }
+        })
+        .await
+    }
+}
+
+/// Drivers follow each other until the job has ended.
+async fn drive(world: &World, job: JobId) {
+    while !world.lock().registry.jobs[&job].ended() {
+        let driver = Mortal { world, dead: AtomicBool::new(false) };
+        while !driver.dead.load(Ordering::Relaxed) {
+            if attempt(&driver, job, "t").await == Ok(Attempt::Ended) {
+                break;
+            }
+        }
+        let mut inner = world.lock();
+        inner.between();
+        let halted = inner.registry.jobs[&job].state == JobState::Paused;
+        if halted && inner.chance(30) {
+            inner.meta(MetaCommand::Move { job, change: MoveChange::Wish(Wish::Run) }).ok();
+        }
+    }
+}
+
+/// A job from its request to its end, with two drivers; sometimes it is paused or cancelled.
+fn rebalance(world: &World, request: u128) -> (JobState, Option<Error>) {
+    let job = {
+        let mut inner = world.lock();
+        let kind = JobKind::Rebalance { table: "t".into() };
+        match inner.meta(MetaCommand::CreateJob { request: RequestId(request), kind }) {
+            Ok(MetaReply::Job(job)) => job,
+            other => panic!("{other:?}"),
+        }
+    };
+    let wish = {
+        let mut inner = world.lock();
+        let after = inner.random.below(60) as u32 + inner.calls;
+        match inner.random.below(4) {
+            0 => Some((after, Wish::Cancel)),
+            1 => Some((after, Wish::Pause)),
+            _ => None,
+        }
+    };
+    let somebody = async {
+        while let Some((after, wish)) = wish {
+            if world.lock().registry.jobs[&job].ended() {
+                return;
+            }
+            if world.lock().calls >= after {
+                world.lock().meta(MetaCommand::Move { job, change: MoveChange::Wish(wish) }).ok();
+                return;
+            }
+            let mut waited = false;
+            std::future::poll_fn(|context| {
+                context.waker().wake_by_ref();
+                if std::mem::replace(&mut waited, true) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+            })
+            .await;
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async { futures::join!(drive(world, job), drive(world, job), somebody) });
+    let job = &world.lock().registry.jobs[&job];
+    (job.state, job.error.clone())
+}
+
+fn run(seed: u64) -> u32 {
+    let world = World::new(seed);
+    let (first, error) = rebalance(&world, 1);
+    let even = |inner: &Inner| inner.registry.placements[&PLACEMENT].transfers().is_empty();
+    assert!(matches!(first, JobState::Done | JobState::Cancelled), "{first:?} {error:?}");
+    assert!(first == JobState::Cancelled || even(&world.lock()));
+    world.lock().check_end();
+    {
+        // One shard is to be left.
+        let mut inner = world.lock();
+        (inner.calls, inner.faults, inner.scan) = (0, FAULTS, None);
+        inner.registry.placements.get_mut(&PLACEMENT).unwrap().shards.retain(|shard| *shard != GroupId(2));
+    }
+    let (second, error) = rebalance(&world, 2);
+    let mut inner = world.lock();
+    assert!(matches!(second, JobState::Done | JobState::Cancelled), "{second:?} {error:?}");
+    assert!(second == JobState::Cancelled || even(&inner));
+    inner.check_end();
+    inner.scans
+}
+
+/// From two shards to four and then to three, under all faults: each slot has one owner at each moment,
+/// each row is there once, each read of all shards is exact, no write is applied twice.
+#[test]
+fn any_faults() {
+    let (first, count) = match std::env::var("FLOTILLA_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        Some(seed) => (seed, 1),
+        None => (0, SEEDS),
+    };
+    let mut scans = 0;
+    for seed in first..first + count {
+        let outcome = std::panic::catch_unwind(|| run(seed));
+        match outcome {
+            Ok(more) => scans += more,
+            Err(why) => {
+                eprintln!("FLOTILLA_SEED={seed}");
+                std::panic::resume_unwind(why);
+            }
+        }
+    }
+    println!("{count} seeds, {scans} reads of all shards");
+    assert!(count == 1 || u64::from(scans) > count, "scans do come to an end");
+}
+
+/// Seeds of one run of the suite.
+const SEEDS: u64 = 24;
