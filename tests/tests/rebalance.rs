@@ -222,12 +222,26 @@ async fn fill(cluster: &Cluster) {
     session.execute(events, json!([])).await;
     let together = json!({ "table_name": "events", "shard_key": "account", "colocate_with": "accounts" });
     post(&mut session, "/table/register", together).await;
+    session.execute("CREATE TABLE made (id INTEGER PRIMARY KEY, what TEXT)", json!([])).await;
+    let together = json!({ "table_name": "made", "shard_key": "id", "colocate_with": "accounts" });
+    post(&mut session, "/table/register", together).await;
     let ids: Vec<i64> = (0..ACCOUNTS).collect();
     for chunk in ids.chunks(100) {
         let rows: Vec<String> = chunk.iter().map(|id| format!("({id}, {HELD}, 0, 'note {id}')")).collect();
         let sql = format!("INSERT INTO accounts VALUES {}", rows.join(", "));
         post(&mut session, "/execute?allow_partial=true", json!({ "query": sql })).await;
     }
+}
+
+/// Inserts rows whose keys the cluster makes up, each under a key of its own; their ids.
+async fn make(session: &mut Session, what: &str) -> Vec<i64> {
+    let mut ids = vec![];
+    for n in 0..40 {
+        let insert = json!({ "query": "INSERT INTO made (what) VALUES (?)", "args": [what] });
+        let result = session.attempt("/execute", &insert, Some(&format!("made {n}"))).await.expect("a row");
+        ids.push(result["results"][0]["last_insert_id"].as_i64().expect("an id"));
+    }
+    ids
 }
 
 async fn add_shards(session: &mut Session) {
@@ -276,6 +290,7 @@ async fn two_shards_become_four() {
     let plan = post(&mut session, "/table/rebalance", json!({ "table_name": "accounts", "dry_run": true })).await;
     assert_eq!(plan["slots"], 8192, "{plan}");
 
+    let made = make(&mut session, "first").await;
     let load = Load::start(&cluster);
     load.progress(200, 5).await;
     let start = Instant::now();
@@ -295,6 +310,8 @@ async fn two_shards_become_four() {
     assert!(ended["rows_moved"].as_u64().unwrap() > 800, "{ended}");
     let again = post(&mut session, "/table/rebalance", json!({ "table_name": "accounts" })).await;
     assert_eq!(again["already_even"], true, "{again}");
+    assert_eq!(make(&mut session, "first").await, made, "what was applied before the move is not applied again");
+    assert_eq!(session.rows("SELECT count(*) FROM made", json!([])).await, [[json!(made.len())]]);
 }
 
 /// The leader of a source shard is killed in the middle, and the node with the driver of the job after

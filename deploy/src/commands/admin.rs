@@ -21,6 +21,7 @@ Examples:
   flotilla admin register days --key day --func range --split 2024-01-01 --split 2025-01-01
   flotilla admin register people --key country --func list --values shard1=de,fr --values shard2=us
   flotilla admin register countries --reference
+  flotilla admin rebalance users --watch
   flotilla admin remove 3              move node 3's replicas away and let it leave
   flotilla admin job 7 --follow
 
@@ -42,6 +43,17 @@ enum AdminCommand {
     },
     /// Register a table by its shard key
     Register(RegisterArgs),
+    /// Spread a table's slots evenly over its shards, while clients read and write
+    Rebalance {
+        /// The table; those colocated with it move along
+        table: String,
+        /// Only show what would move
+        #[arg(long)]
+        dry_run: bool,
+        /// Wait until it is done, and show how far it is
+        #[arg(long, conflicts_with = "dry_run")]
+        watch: bool,
+    },
     /// List the jobs, or show one
     Job {
         /// The job's id; all jobs when absent
@@ -111,6 +123,7 @@ async fn run_inner(args: AdminArgs) -> Result<(), CommandError> {
             list(&mut client, "/table", "tables", &["name", "placement", "key", "func", "shards"], json).await
         }
         AdminCommand::Register(args) => register(&mut client, &args).await,
+        AdminCommand::Rebalance { table, dry_run, watch } => rebalance(&mut client, &table, dry_run, watch).await,
         AdminCommand::Job { id: None, json, .. } => {
             list(&mut client, "/job", "jobs", &["id", "kind", "state", "percent", "step", "error"], json).await
         }
@@ -193,6 +206,19 @@ async fn register(client: &mut Client, args: &RegisterArgs) -> Result<(), Comman
     job::conclude(client, &reply, true, &format!("table {} is registered", args.table)).await
 }
 
+async fn rebalance(client: &mut Client, table: &str, dry_run: bool, watch: bool) -> Result<(), CommandError> {
+    let reply = post(client, "/table/rebalance", &json!({ "table_name": table, "dry_run": dry_run })).await?;
+    if dry_run {
+        print!("{}", output::objects(&output::items(reply, "moves"), &["from", "to", "slots"]));
+        return Ok(());
+    }
+    let done = match reply["already_even"] == true {
+        true => format!("the slots of {table} are spread evenly already"),
+        false => format!("the slots of {table} are spread evenly"),
+    };
+    job::conclude(client, &reply, watch, &done).await
+}
+
 async fn post(client: &mut Client, path: &str, body: &Json) -> Result<Json, CommandError> {
     parse(&call(client, &Call::post(path, body.to_string())).await?)
 }
@@ -250,6 +276,32 @@ mod tests {
                 "values": {"shard1": ["de", "fr"], "shard2": [1]}, "default": "shard3"})
         );
         assert!(<Cli as clap::Parser>::try_parse_from(["admin", "register", "t"]).is_err());
+    }
+
+    /// A table is rebalanced: what is even says so, a job is followed on request, a plan is only shown.
+    #[tokio::test]
+    async fn rebalancing() {
+        use crate::commands::test_server::{Answer, TestServer};
+
+        let server = TestServer::start(|seen| match (seen.path.as_str(), seen.body["table_name"].as_str()) {
+            ("/table/rebalance", Some("even")) => Answer::Json(200, json!({ "state": "done", "already_even": true })),
+            ("/table/rebalance", Some(_)) if seen.body["dry_run"] == true => {
+                Answer::Json(200, json!({ "moves": [{ "from": "shard1", "to": "shard2", "slots": 9 }] }))
+            }
+            ("/table/rebalance", Some("users")) => Answer::Json(202, json!({ "job": "7" })),
+            ("/job/7", _) => Answer::Json(200, json!({ "id": "7", "state": "failed", "error": "slot 3 is too large" })),
+            _ => Answer::Json(404, json!({})),
+        })
+        .await;
+        let rebalance = |table: &str, dry_run, watch| AdminArgs {
+            endpoint: Endpoint { url: server.url.clone() },
+            command: AdminCommand::Rebalance { table: table.to_owned(), dry_run, watch },
+        };
+        run_inner(rebalance("even", false, true)).await.unwrap();
+        run_inner(rebalance("users", true, false)).await.unwrap();
+        run_inner(rebalance("users", false, false)).await.unwrap();
+        let failed = run_inner(rebalance("users", false, true)).await.unwrap_err();
+        assert_eq!(failed.to_string(), "error: job 7 failed: slot 3 is too large");
     }
 
     /// A node leaves: the job that this starts is followed to its end, good or bad.

@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{PlacementId, RequestId, Slot};
-use flotilla_shared::registry::{SlotRange, SlotSet};
+use flotilla_shared::registry::SlotSet;
 use flotilla_shared::wire::{Claim, Route, StatementResult, WriteResult};
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
@@ -102,6 +102,7 @@ enum Touched {
     /// It ran as written on this shard, whatever that owned.
     Here,
     One(PlacementId, Slot),
+    Two(PlacementId, Slot, Slot),
     /// Placements with their slots; `None`: all that the shard owned.
     Many(Box<[(PlacementId, Option<SlotSet>)]>),
 }
@@ -109,11 +110,13 @@ enum Touched {
 impl Touched {
     fn of(route: Option<&Route>) -> Self {
         let Some(route) = route else { return Self::Here };
-        if let [Claim { placement, slots: Some(slots), .. }] = route.claims.as_slice()
-            && let [SlotRange { first, last }] = slots.ranges()
-            && first == last
-        {
-            return Self::One(*placement, *first);
+        if let [Claim { placement, slots: Some(slots), .. }] = route.claims.as_slice() {
+            let mut list = slots.iter();
+            match (list.next(), list.next(), list.next()) {
+                (Some(one), None, _) => return Self::One(*placement, one),
+                (Some(one), Some(two), None) => return Self::Two(*placement, one, two),
+                _ => (),
+            }
         }
         Self::Many(route.claims.iter().map(|claim| (claim.placement, claim.slots.clone())).collect())
     }
@@ -122,6 +125,7 @@ impl Touched {
         match self {
             Self::Here => false,
             Self::One(of, slot) => *of == placement && slots.contains(*slot),
+            Self::Two(of, one, two) => *of == placement && (slots.contains(*one) || slots.contains(*two)),
             Self::Many(list) => {
                 list.iter().any(|(of, touched)| *of == placement && touched.as_ref().is_none_or(|set| set.meets(slots)))
             }

@@ -15,7 +15,7 @@ use futures::StreamExt;
 use crate::Proxy;
 use crate::analyze::Verb;
 use crate::execute::send::{self, Job, MAX_FAN_OUT, MAX_WRITE_BYTES};
-use crate::execute::{Options, input};
+use crate::execute::{Options, claim_slot_of_id, input};
 use crate::plan::{self, Plan};
 use crate::respond::Output;
 
@@ -70,7 +70,8 @@ impl Proxy {
         ready.prepared.check_args(&statement.params)?;
         let id = options.id.part(index as u64);
         let keys = self.assign_keys(&ready, &statement.params, id, None, options).await?;
-        let plan = plan::plan(input(&ready, &statement.params, &keys, options), &ready.registry);
+        let mut plan = plan::plan(input(&ready, &statement.params, &keys, options), &ready.registry);
+        claim_slot_of_id(&mut plan, &ready, id, &keys);
         let Plan::One(part) = &plan else { return Ok(None) };
         self.metrics.planned(plan.class());
         self.check_rewritten(&ready, &plan)?;

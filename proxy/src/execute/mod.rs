@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, RequestId, Slot};
-use flotilla_shared::registry::{HOME_SHARD, Registry};
+use flotilla_shared::registry::{HOME_SHARD, Placement, Registry, SlotSet};
 use flotilla_shared::value::{Params, Value};
 use flotilla_shared::wire::{Level, Read, Statement, Write};
 use tokio::time::Instant;
@@ -169,7 +169,8 @@ impl Proxy {
                 return self.run_as_written(&ready, statement, shard, id, options).await;
             }
             let keys = self.assign_keys(&ready, &statement.params, id, None, options).await?;
-            let plan = plan::plan(input(&ready, &statement.params, &keys, options), &ready.registry);
+            let mut plan = plan::plan(input(&ready, &statement.params, &keys, options), &ready.registry);
+            claim_slot_of_id(&mut plan, &ready, id, &keys);
             if plan == Plan::Local {
                 return self.run_local(&ready, &statement.params, options).await;
             }
@@ -334,7 +335,7 @@ impl Proxy {
         let rows: Vec<usize> = plan::missing_keys(input, &ready.registry).into_keys().collect();
         let Some(table) = self.target(ready).filter(|_| !rows.is_empty()) else { return Ok(none) };
         let placement = &ready.registry.placements[&table.placement];
-        let slot = Slot((id.0 % u128::from(placement.slots)) as u16);
+        let slot = slot_of_id(placement, id);
         let shard = on.or_else(|| placement.owner(slot));
         let fits: Vec<_> = rows
             .iter()
@@ -425,6 +426,28 @@ pub(crate) fn same_meaning(again: &Prepared, written: &Prepared, verb: Verb) -> 
     match again.analysis.verb == verb && again.analysis.record.target == written.analysis.record.target {
         true => Ok(()),
         false => Err(Error::new(Code::Internal, format!("a rewritten statement means something else: {}", again.sql))),
+    }
+}
+
+/// The slot that decides where rows with generated keys go.
+fn slot_of_id(placement: &Placement, id: RequestId) -> Slot {
+    Slot((id.0 % u128::from(placement.slots)) as u16)
+}
+
+/// Lets a write with generated keys claim the slot that its shard was chosen by, too: its id is then
+/// remembered wherever that slot goes, which is where a retry goes, whatever keys that makes up.
+pub(crate) fn claim_slot_of_id(plan: &mut Plan, ready: &Ready, id: RequestId, keys: &BTreeMap<usize, i64>) {
+    let Plan::One(part) = plan else { return };
+    let target = ready.prepared.analysis.record.target.as_deref().filter(|_| !keys.is_empty());
+    let Some(placement) = target.and_then(|name| ready.registry.placement_of(name)) else { return };
+    let slot = slot_of_id(placement, id);
+    if placement.owner(slot) != Some(part.shard) {
+        return;
+    }
+    for claim in part.claims.iter_mut().filter(|claim| claim.placement == placement.id) {
+        if let Some(slots) = &mut claim.slots {
+            *slots = slots.union(&SlotSet::range(slot, slot));
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use flotilla_shared::wire::{Route, Statement, StatementResult, Write};
 use crate::Proxy;
 use crate::analyze::Verb;
 use crate::execute::send::{self, Job};
-use crate::execute::{COLLISION_PART, FIRST_PAUSE, MAX_KEY_COLLISIONS, Options, Ready, input};
+use crate::execute::{COLLISION_PART, FIRST_PAUSE, MAX_KEY_COLLISIONS, Options, Ready, claim_slot_of_id, input};
 use crate::plan::keys::{claim_all, merge_claims};
 use crate::plan::{self, Part, Plan};
 use crate::respond::Output;
@@ -113,7 +113,7 @@ impl Proxy {
                 Some(_) => BTreeMap::new(),
                 None => self.assign_keys(&one, &statement.params, id, shard, options).await?,
             };
-            let plan = match options.shard {
+            let mut plan = match options.shard {
                 Some(shard) => Plan::One(as_written(shard)),
                 None => {
                     let input = input(&one, &statement.params, &keys, options);
@@ -124,6 +124,7 @@ impl Proxy {
                     }
                 }
             };
+            claim_slot_of_id(&mut plan, &one, id, &keys);
             self.check_rewritten(&one, &plan)?;
             let part = match plan {
                 Plan::One(part) => part,

@@ -24,7 +24,7 @@ pub const MAX_MOVE_ROWS: u64 = 4096;
 pub const MAX_MOVE_BYTES: u64 = 4 << 20;
 
 /// Slots of one move: looking for the rows of an empty one costs some microseconds, too.
-pub const MAX_MOVE_SLOTS: usize = 1024;
+pub const MAX_MOVE_SLOTS: usize = 256;
 
 /// Rows of a single slot that may move: a slot moves whole, so its writers wait for a second or so.
 pub const MAX_SLOT_ROWS: u64 = 64 << 10;
