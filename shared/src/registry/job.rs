@@ -193,10 +193,9 @@ impl Job {
             "step": self.step,
             "error": self.error.as_ref().map(|error| error.to_json()["error"].clone()),
         });
-        if let (Some(progress), Some(json)) = (&self.progress, json.as_object_mut()) {
-            if let serde_json::Value::Object(more) = progress.to_json(self) {
-                json.extend(more);
-            }
+        let more = self.progress.as_ref().map(|progress| progress.to_json(self));
+        if let (Some(serde_json::Value::Object(more)), Some(json)) = (more, json.as_object_mut()) {
+            json.extend(more);
         }
         json
     }

@@ -466,9 +466,10 @@ fn run(seed: u64) -> u32 {
 /// each row is there once, each read of all shards is exact, no write is applied twice.
 #[test]
 fn any_faults() {
-    let (first, count) = match std::env::var("FLOTILLA_SEED").ok().and_then(|seed| seed.parse().ok()) {
+    let given = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let (first, count) = match given("FLOTILLA_SEED") {
         Some(seed) => (seed, 1),
-        None => (0, SEEDS),
+        None => (0, given("FLOTILLA_SEEDS").unwrap_or(SEEDS)),
     };
     let mut scans = 0;
     for seed in first..first + count {
@@ -485,5 +486,5 @@ fn any_faults() {
     assert!(count == 1 || u64::from(scans) > count, "scans do come to an end");
 }
 
-/// Seeds of one run of the suite.
+/// Seeds of one run of the suite; FLOTILLA_SEEDS asks for more, FLOTILLA_SEED for one.
 const SEEDS: u64 = 24;
