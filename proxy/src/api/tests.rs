@@ -6,6 +6,7 @@ mod once;
 mod placements;
 mod random_writes;
 mod reads;
+mod rebalance;
 mod schema;
 mod stream;
 mod transactions;

@@ -487,4 +487,4 @@ fn any_faults() {
 }
 
 /// Seeds of one run of the suite; FLOTILLA_SEEDS asks for more, FLOTILLA_SEED for one.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 100;
