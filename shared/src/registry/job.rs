@@ -2,7 +2,8 @@
 //!
 //! A job is a [`JobKind`] (what to do, complete enough for any leader to go on) and a state. Every
 //! step is idempotent on its target, so a new leader simply starts the steps over. Jobs run one at
-//! a time, in order of their ids; that is what makes two schema changes well ordered.
+//! a time, in order of their ids; that is what makes two schema changes well ordered. Only those that
+//! move slots take turns with the others, move by move.
 
 use serde::{Deserialize, Serialize};
 
