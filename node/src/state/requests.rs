@@ -258,7 +258,8 @@ impl Requests {
     }
 
     /// Remembers what another shard did to slots that are ours now, as if it had been done just now: for
-    /// too long rather than too short a time. What is remembered here already stays.
+    /// too long rather than too short a time. What is remembered here already stays, but for writes without
+    /// statements: these only keep others with their id from taking effect, and one of those took effect.
     ///
     /// # Errors
     /// [`Code::MoveMismatch`] for what does not decode; nothing is remembered then.
@@ -266,7 +267,7 @@ impl Requests {
         let decoded: Result<Vec<Remembered>, _> = packed.iter().map(|one| postcard::from_bytes(one)).collect();
         let decoded = decoded.map_err(|_| Error::new(Code::MoveMismatch, "a remembered request does not decode"))?;
         for mut remembered in decoded {
-            if self.find(remembered.id).is_some() {
+            if self.find(remembered.id).is_some_and(|known| known != Ok(vec![])) {
                 continue;
             }
             if self.kept_bytes + remembered.kept.bytes() > MAX_KEPT_BYTES {

@@ -7,6 +7,7 @@ mod placements;
 mod random_writes;
 mod reads;
 mod rebalance;
+mod recall;
 mod schema;
 mod stream;
 mod transactions;

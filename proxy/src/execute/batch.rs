@@ -15,7 +15,7 @@ use futures::StreamExt;
 use crate::Proxy;
 use crate::analyze::Verb;
 use crate::execute::send::{self, Job, MAX_FAN_OUT, MAX_WRITE_BYTES};
-use crate::execute::{Options, claim_slot_of_id, input};
+use crate::execute::{Options, claim_slot_of_id, input, once, recall};
 use crate::plan::{self, Plan};
 use crate::respond::Output;
 
@@ -72,6 +72,9 @@ impl Proxy {
         let keys = self.assign_keys(&ready, &statement.params, id, None, options).await?;
         let mut plan = plan::plan(input(&ready, &statement.params, &keys, options), &ready.registry);
         claim_slot_of_id(&mut plan, &ready, id, &keys);
+        if recall::may_part(&plan, &ready, options) {
+            return Ok(None);
+        }
         let Plan::One(part) = &plan else { return Ok(None) };
         self.metrics.planned(plan.class());
         self.check_rewritten(&ready, &plan)?;
@@ -106,6 +109,10 @@ impl Proxy {
         let mut again = Vec::new();
         for (index, result) in answers.into_iter().flatten() {
             match result {
+                // No longer to be done in this way: what way there is, it finds on its own.
+                Ok(results) if once::is_fence(&results) => {
+                    again.push((index, Error::new(Code::StaleRoute, "its rows have moved")));
+                }
                 Ok(results) => outcomes[index] = Some(send::last_result(results).map(Output::Write)),
                 // Not applied, or a generated key collided: run on its own, under the same id.
                 Err(error) if matches!(error.code, Code::StaleRoute | Code::Constraint) => again.push((index, error)),

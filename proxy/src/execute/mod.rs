@@ -7,7 +7,7 @@
 //!
 //! [`send`] talks to shards, [`stream`] pulls large results from them, [`batch`] runs several
 //! statements, [`transaction`] runs them together, [`staged`] reads rows and then writes them, [`once`]
-//! sees to it that this takes effect once, [`ddl`] makes jobs of schema statements, [`copies`] of writes
+//! sees to it that this takes effect once, [`recall`] finds writes whose rows have moved apart, [`ddl`] makes jobs of schema statements, [`copies`] of writes
 //! to reference tables, [`keys`] hands out integer keys, [`merged`] finishes reads of several shards.
 
 pub mod batch;
@@ -16,6 +16,7 @@ pub mod ddl;
 pub mod keys;
 pub mod merged;
 pub mod once;
+pub mod recall;
 pub mod send;
 pub mod staged;
 pub mod stream;
@@ -81,6 +82,7 @@ pub struct Options {
 }
 
 /// A statement made ready, with what it was made ready from.
+#[derive(Clone)]
 pub(crate) struct Ready {
     pub prepared: Arc<Prepared>,
     pub registry: Arc<Registry>,
@@ -175,7 +177,11 @@ impl Proxy {
                 return self.run_local(&ready, &statement.params, options).await;
             }
             self.metrics.planned(plan.class());
-            if let Plan::Staged(_) = plan {
+            let due = recall::is_due(&plan, options);
+            if due && let Some(results) = self.recall(std::slice::from_ref(statement), id, options).await? {
+                return Ok(Output::Write(send::last_result(results)?));
+            }
+            if due || matches!(plan, Plan::Staged(_)) || recall::may_part(&plan, &ready, options) {
                 return self.run_staged(statement, id, options).await;
             }
             self.check_rewritten(&ready, &plan)?;
@@ -183,6 +189,8 @@ impl Proxy {
             let version = ready.registry.version;
             let job = Job { prepared: &ready.prepared, statement, schema: ready.mirror.version, options };
             match self.carry_out(job, &plan, attempt).await {
+                // An earlier try met several shards, and made sure that nobody takes this way any more.
+                Ok(None) => return self.run_staged(statement, id, options).await,
                 Err(error) if error.code == Code::StaleRoute => {
                     self.await_newer(error, version, &mut pause, options).await?
                 }
@@ -200,35 +208,33 @@ impl Proxy {
                     self.metrics.retried("key_collision");
                     collisions += 1;
                 }
-                outcome => return outcome,
+                Ok(Some(output)) => return Ok(output),
+                Err(error) => return Err(error),
             }
         }
     }
 
-    async fn carry_out(&self, job: Job<'_>, plan: &Plan, id: RequestId) -> Result<Output, Error> {
+    /// `None`: a fence is in the way, and nothing was done.
+    async fn carry_out(&self, job: Job<'_>, plan: &Plan, id: RequestId) -> Result<Option<Output>, Error> {
         let reads = job.prepared.analysis.verb == Verb::Select;
-        match plan {
+        let output = match plan {
             Plan::Refused(error) => Err(error.clone()),
             Plan::Local => Err(Error::new(Code::Internal, "a local statement was sent out")),
-            Plan::Merge(merge) => Ok(Output::Rows(self.read_merged(job, merge).await?)),
+            Plan::Merge(merge) => self.read_merged(job, merge).await.map(Output::Rows),
             Plan::Staged(_) => Err(Error::new(Code::Internal, "a write in two steps was sent out as one")),
             Plan::Copies(copies) => self.write_copies(job, copies, id).await,
-            Plan::One(part) if reads => Ok(Output::Rows(self.read_part(job, part).await?)),
-            Plan::One(part) => Ok(Output::Write(self.write_part(job, part, id).await?)),
-            Plan::Some(parts) | Plan::All(parts) if reads => Ok(Output::Rows(self.read_parts(job, parts).await?)),
+            Plan::One(part) if reads => self.read_part(job, part).await.map(Output::Rows),
+            Plan::One(part) => return Ok(self.write_part(job, part, id).await?.map(Output::Write)),
+            Plan::Some(parts) | Plan::All(parts) if reads => self.read_parts(job, parts).await.map(Output::Rows),
             Plan::Some(parts) | Plan::All(parts) => self.write_parts(job, parts, id).await,
-        }
+        };
+        output.map(Some)
     }
 
     /// What was printed anew must be what was meant: SQLite reads it before any shard does.
     pub(crate) fn check_rewritten(&self, ready: &Ready, plan: &Plan) -> Result<(), Error> {
-        let parts = match plan {
-            Plan::One(part) => std::slice::from_ref(part),
-            Plan::Some(parts) | Plan::All(parts) => parts,
-            // What reads is prepared where it is made.
-            Plan::Merge(_) | Plan::Staged(_) | Plan::Copies(_) | Plan::Local | Plan::Refused(_) => return Ok(()),
-        };
-        for statement in parts.iter().flat_map(|part| part.guard.iter().chain(&part.statement)) {
+        // What reads is prepared where it is made.
+        for statement in plan.parts().iter().flat_map(|part| part.guard.iter().chain(&part.statement)) {
             let (again, _) = ready.mirror.prepare(&statement.sql)?;
             again.check_args(&statement.params)?;
             same_meaning(&again, &ready.prepared, Verb::Insert)?;

@@ -10,7 +10,7 @@
 //!    result is remembered, so whoever comes later gets the memo of the first.
 //! 3. The pieces of a generation have ids that depend on the generation and their place alone.
 //! 4. A try that finds the memo of another one writes a **fence** under the id of each of its pieces: a
-//!    statement that does nothing. Where the piece was applied, the shard answers its first result;
+//!    write that does nothing. Where the piece was applied, the shard answers its first result;
 //!    where not, the fence now has its id, and the piece can never be applied.
 //! 5. If one was applied, the request is answered from these first results. If none was, the
 //!    generation is dead, and the try goes on with the next one, reading anew.
@@ -46,8 +46,15 @@ pub const MAX_GENERATIONS: u64 = 64;
 /// The part of a generation's id that the memo has; pieces come behind.
 const MEMO: u64 = 0;
 
-/// The column by which the answer to a fence is told from that of a piece.
-const FENCE: &str = "_flotilla_fence";
+/// A write without statements: it does nothing, but its id is taken. Shards know it by that, too.
+pub(crate) fn fence(id: RequestId, route: Option<Route>) -> Write {
+    Write { id, route, statements: vec![] }
+}
+
+/// Is this what a fence was answered?
+pub(crate) fn is_fence(results: &[StatementResult]) -> bool {
+    results.is_empty()
+}
 
 /// What the first try of a generation was about to send.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,11 +120,11 @@ impl Sent {
             Ok(results) => results,
             Err(error) => return Self::Failed(error),
         };
+        if is_fence(&results) {
+            return Self::Fenced;
+        }
         let mut sum = StatementResult::default();
         for result in results {
-            if result.rows.as_ref().is_some_and(|rows| rows.columns == [FENCE]) {
-                return Self::Fenced;
-            }
             sum.last_insert_id = result.last_insert_id;
             sum.rows_affected += if silent { 0 } else { result.rows_affected };
             match (&mut sum.rows, result.rows.filter(|_| !silent)) {
@@ -158,10 +165,6 @@ pub(crate) fn answer(sent: Vec<(GroupId, bool, Sent)>, returning: Option<&Rows>)
 }
 
 impl Proxy {
-    async fn send_one(&self, shard: GroupId, write: Write, options: &Options) -> Result<Vec<StatementResult>, Error> {
-        self.send_writes(shard, vec![write], options).await?.remove(0)
-    }
-
     /// Writes the memo of a generation, or gets that of an earlier try.
     pub(crate) async fn remember(&self, generation: RequestId, memo: &Memo, options: &Options) -> Result<Memo, Error> {
         let lost = |why: String| {
@@ -195,8 +198,7 @@ impl Proxy {
             return Ok(None);
         }
         let fences = memo.pieces.iter().enumerate().map(|(n, (shard, silent, last))| async move {
-            let fence = Statement::bare(format!("SELECT 1 AS \"{FENCE}\""));
-            let write = Write { id: generation.part(n as u64 + 1), route: None, statements: vec![fence] };
+            let write = fence(generation.part(n as u64 + 1), None);
             (*shard, *last, Sent::of(self.send_one(*shard, write, options).await, *silent))
         });
         let fences: Vec<_> = fences.collect();

@@ -9,6 +9,7 @@ use futures::StreamExt;
 
 use crate::Proxy;
 use crate::execute::Options;
+use crate::execute::once::is_fence;
 use crate::mirror::Prepared;
 use crate::plan::Part;
 use crate::respond::Output;
@@ -66,6 +67,12 @@ pub fn last_result(results: Vec<StatementResult>) -> Result<StatementResult, Err
     results.into_iter().last().ok_or_else(|| Error::new(Code::WrongPeer, "a write was answered without a result"))
 }
 
+/// A later try of the same request came between.
+pub(crate) fn fenced_off() -> Error {
+    Error::new(Code::Conflict, "another try of this request made sure that this one does nothing")
+        .hint("nothing was changed; use a new Idempotency-Key")
+}
+
 /// Refuses a write that no log entry could hold.
 ///
 /// # Errors
@@ -93,6 +100,16 @@ impl Proxy {
         }
     }
 
+    /// Runs one write on one shard.
+    pub(crate) async fn send_one(
+        &self,
+        shard: GroupId,
+        write: Write,
+        options: &Options,
+    ) -> Result<Vec<StatementResult>, Error> {
+        self.send_writes(shard, vec![write], options).await?.remove(0)
+    }
+
     /// Runs writes on one shard, in order; one result each.
     pub(crate) async fn send_writes(
         &self,
@@ -111,11 +128,17 @@ impl Proxy {
         self.send_read(part.shard, job.read(part), job.options).await
     }
 
-    pub(crate) async fn write_part(&self, job: Job<'_>, part: &Part, id: RequestId) -> Result<StatementResult, Error> {
+    /// Writes a part; `None` when a fence is in the way.
+    pub(crate) async fn write_part(
+        &self,
+        job: Job<'_>,
+        part: &Part,
+        id: RequestId,
+    ) -> Result<Option<StatementResult>, Error> {
         let write = job.write(part, id);
         check_size(&write)?;
-        let mut results = self.send_writes(part.shard, vec![write], job.options).await?;
-        last_result(results.remove(0)?)
+        let results = self.send_one(part.shard, write, job.options).await?;
+        if is_fence(&results) { Ok(None) } else { last_result(results).map(Some) }
     }
 
     /// Reads all parts and puts their rows one behind the other.
@@ -145,7 +168,10 @@ impl Proxy {
     pub(crate) async fn write_parts(&self, job: Job<'_>, parts: &[Part], id: RequestId) -> Result<Output, Error> {
         let writes: Vec<_> = parts
             .iter()
-            .map(|part| async move { (part, self.write_part(job, part, id.part(u64::from(part.shard.0))).await) })
+            .map(|part| async move {
+                let written = self.write_part(job, part, id.part(u64::from(part.shard.0))).await;
+                (part, written.and_then(|result| result.ok_or_else(fenced_off)))
+            })
             .collect();
         let outcomes: Vec<(&Part, Result<StatementResult, Error>)> =
             futures::stream::iter(writes).buffered(MAX_FAN_OUT).collect().await;

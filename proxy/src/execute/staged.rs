@@ -123,8 +123,8 @@ impl Proxy {
         id: RequestId,
         options: &Options,
     ) -> Result<Made, Error> {
-        let none = BTreeMap::new();
-        let within = input(ready, &statement.params, &none, options);
+        let keys = self.assign_keys(ready, &statement.params, id, None, options).await?;
+        let within = input(ready, &statement.params, &keys, options);
         let max_bytes = MAX_WRITE_BYTES - statement.sql.len().min(MAX_WRITE_BYTES / 2) - 1024;
         let (made, what) = match plan::plan(within, &ready.registry) {
             Plan::Refused(error) => return Err(error),
@@ -144,9 +144,16 @@ impl Proxy {
                 let found = self.find(ready, &probe, parts, options).await?;
                 (as_written(ready, statement, found), "change")
             }
-            // The map has changed since, and the keys alone decide now.
-            Plan::One(part) => (as_written(ready, statement, vec![part]), "change"),
-            Plan::Some(parts) | Plan::All(parts) => (as_written(ready, statement, parts), "change"),
+            // The keys alone decide, by the map as it is now.
+            plan @ (Plan::One(_) | Plan::Some(_) | Plan::All(_)) => {
+                self.check_rewritten(ready, &plan)?;
+                let parts = plan.parts().to_vec();
+                let generated = match (&parts[..], keys.is_empty()) {
+                    ([part], false) => vec![(ready.clone(), part.clone(), keys.clone())],
+                    _ => vec![],
+                };
+                (Made { generated, ..as_written(ready, statement, parts) }, "change")
+            }
             Plan::Copies(_) => return Err(plan::keys::stale("the table has become a reference table".to_owned())),
             Plan::Local | Plan::Merge(_) => return Err(Error::new(Code::Internal, "a write was planned as a read")),
         };

@@ -12,6 +12,7 @@ use flotilla_shared::wire::{Route, Statement, StatementResult, Write};
 
 use crate::Proxy;
 use crate::analyze::Verb;
+use crate::execute::once::is_fence;
 use crate::execute::send::{self, Job};
 use crate::execute::{COLLISION_PART, FIRST_PAUSE, MAX_KEY_COLLISIONS, Options, Ready, claim_slot_of_id, input};
 use crate::plan::keys::{claim_all, merge_claims};
@@ -37,19 +38,30 @@ impl Proxy {
         statements: &[Statement],
         options: &Options,
     ) -> Result<Vec<Output>, Error> {
+        // A write without statements would be a fence.
+        if statements.is_empty() {
+            return Ok(vec![]);
+        }
         if let Some(outputs) = self.run_copies(statements, options).await? {
             return Ok(outputs);
         }
         let (mut pause, mut collisions) = (FIRST_PAUSE, 0);
         loop {
             let id = if collisions == 0 { options.id } else { options.id.part(COLLISION_PART + collisions) };
-            let planned = self.plan_transaction(statements, id, options).await?;
+            let planned = match self.plan_transaction(statements, id, options).await {
+                Err(error) if error.code == Code::CrossShardWrite && options.keyed => {
+                    let recalled = self.recall(statements, options.id, options).await?.ok_or(error)?;
+                    return self.recalled(statements, recalled, options).await;
+                }
+                planned => planned?,
+            };
             send::check_size(&planned.write)?;
             let outcome = match self.send_writes(planned.shard, vec![planned.write.clone()], options).await {
                 Ok(mut results) => results.remove(0),
                 Err(error) => Err(error),
             };
             match outcome {
+                Ok(results) if is_fence(&results) => return Err(send::fenced_off()),
                 Ok(results) => return outputs(results, &planned),
                 Err(error) if error.code == Code::StaleRoute => {
                     self.await_newer(error, planned.version, &mut pause, options).await?;
@@ -63,6 +75,25 @@ impl Proxy {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The outputs of a transaction that an earlier try carried out.
+    async fn recalled(
+        &self,
+        statements: &[Statement],
+        results: Vec<StatementResult>,
+        options: &Options,
+    ) -> Result<Vec<Output>, Error> {
+        if results.len() != statements.len() {
+            // Guards of generated keys are among them, and which ones is not remembered.
+            return Err(Error::new(Code::ResultForgotten, "the transaction was applied before its rows moved apart"));
+        }
+        let mut outputs = Vec::with_capacity(results.len());
+        for (statement, result) in statements.iter().zip(results) {
+            let select = self.ready(&statement.sql, options).await?.prepared.analysis.verb == Verb::Select;
+            outputs.push(output(select, result));
+        }
+        Ok(outputs)
     }
 
     /// Makes sure of fresh keys if some of the generated ones were taken.
@@ -187,12 +218,13 @@ fn outputs(results: Vec<StatementResult>, planned: &Planned) -> Result<Vec<Outpu
         let result = results.get_mut(*place).and_then(Option::take);
         let result =
             result.ok_or_else(|| Error::new(Code::WrongPeer, "a transaction was answered without all results"))?;
-        outputs.push(match select {
-            true => Output::Rows(result.rows.unwrap_or_default()),
-            false => Output::Write(result),
-        });
+        outputs.push(output(*select, result));
     }
     Ok(outputs)
+}
+
+fn output(select: bool, result: StatementResult) -> Output {
+    if select { Output::Rows(result.rows.unwrap_or_default()) } else { Output::Write(result) }
 }
 
 fn as_written(shard: GroupId) -> Part {

@@ -80,6 +80,15 @@ pub enum Plan {
 }
 
 impl Plan {
+    /// What shards do at once, without a step before or after.
+    pub fn parts(&self) -> &[Part] {
+        match self {
+            Self::One(part) => std::slice::from_ref(part),
+            Self::Some(parts) | Self::All(parts) => parts,
+            _ => &[],
+        }
+    }
+
     /// The class, as metrics name it.
     pub fn class(&self) -> &'static str {
         match self {

@@ -133,25 +133,50 @@ impl FakeNode {
         self.show(&mut state);
     }
 
-    /// Gives the slots of `from` to `to`, rows included, as a finished move would.
+    /// Gives the slots of `from` to `to`, rows and remembered requests included, as a finished move would.
     pub fn move_all(&self, table: &str, from: u32, to: u32) {
+        let slots = {
+            let state = self.state.lock().unwrap();
+            state.registry.placement_of(table).unwrap().owned[&GroupId(from)].clone()
+        };
+        self.move_slots(table, from, to, &slots, "true");
+    }
+
+    /// The same for the slots of some rows of a table whose key is the integer `id`.
+    pub fn move_ids(&self, table: &str, from: u32, to: u32, ids: &[i64]) {
+        let slots: SlotSet = {
+            let state = self.state.lock().unwrap();
+            let placement = state.registry.placement_of(table).unwrap();
+            ids.iter().map(|id| placement.slot(&[Value::Integer(*id)]).unwrap()).collect()
+        };
+        let list: Vec<String> = ids.iter().map(i64::to_string).collect();
+        self.move_slots(table, from, to, &slots, &format!("id IN ({})", list.join(",")));
+    }
+
+    fn move_slots(&self, table: &str, from: u32, to: u32, slots: &SlotSet, condition: &str) {
         let mut state = self.state.lock().unwrap();
         let (from, to) = (GroupId(from), GroupId(to));
         let placement = state.registry.table(table).unwrap().placement;
         let mut map = state.registry.placements[&placement].clone();
-        let slots: SlotSet = [from, to]
-            .iter()
-            .flat_map(|shard| map.owned[shard].ranges().to_vec())
-            .flat_map(|range| (range.first.0..=range.last.0).map(flotilla_shared::ids::Slot))
-            .collect();
-        let rows = rows(&state.shards[&from].db, &Statement::bare(format!("SELECT * FROM {table}"))).unwrap();
+        let select = Statement::bare(format!("SELECT * FROM {table} WHERE {condition}"));
+        let rows = rows(&state.shards[&from].db, &select).unwrap();
         let marks = vec!["?"; rows.columns.len()].join(",");
         for row in rows.values {
             let sql = format!("INSERT INTO {table} VALUES ({marks})");
             state.shards[&to].db.execute(&sql, rusqlite::params_from_iter(row)).unwrap();
         }
-        state.shards[&from].db.execute(&format!("DELETE FROM {table}"), []).unwrap();
-        for (shard, owned) in [(from, SlotSet::default()), (to, slots)] {
+        state.shards[&from].db.execute(&format!("DELETE FROM {table} WHERE {condition}"), []).unwrap();
+        let done = state.shards[&from].done.clone();
+        let known = &mut state.shards.get_mut(&to).unwrap().done;
+        for (id, result) in done {
+            // As `Requests::adopt` of a node does it.
+            if known.get(&id).is_none_or(|known| *known == Ok(vec![])) {
+                known.insert(id, result);
+            }
+        }
+        let left = map.owned[&from].minus(slots);
+        let more = map.owned.get(&to).cloned().unwrap_or_default().union(slots);
+        for (shard, owned) in [(from, left), (to, more)] {
             let epoch = Epoch(map.epoch(shard).0 + 1);
             map.owned.insert(shard, owned.clone());
             map.epochs.insert(shard, epoch);

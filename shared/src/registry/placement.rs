@@ -133,6 +133,12 @@ impl Placement {
         self.epochs.get(&group).copied().unwrap_or_default()
     }
 
+    /// May slots have changed their shard since the placement was made? Each that gave some up has raised
+    /// its version.
+    pub fn may_have_moved(&self) -> bool {
+        self.epochs.values().any(|epoch| *epoch > Epoch(1))
+    }
+
     /// Slots in equal shares over `shards`, the first ones one larger where it does not divide.
     pub fn even_shares(slots: u16, shards: &[GroupId]) -> BTreeMap<GroupId, SlotSet> {
         let (slots, count) = (usize::from(slots), shards.len());

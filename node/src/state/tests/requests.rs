@@ -146,3 +146,39 @@ fn clock_jumps() {
     let most = WINDOW_US / MAX_STEP_US + 1;
     assert!((0..most).any(|_| again(0) == 2), "it is forgotten after {most} s");
 }
+
+/// Of a result and a write without statements that meet under one id, whichever came first and from
+/// wherever, the result stays.
+#[test]
+fn a_result_outlives_a_fence() {
+    let placement = PlacementId(2);
+    let slots = SlotSet::all(4);
+    let route = Route { schema: SchemaVersion(0), claims: vec![Claim { placement, epoch: Epoch(1), slots: None }] };
+    let one = |result: &WriteResult| {
+        let mut requests = Requests::default();
+        requests.remember_for(Some(&route), RequestId(1), 5, result);
+        requests
+    };
+    let (fence, applied) = (Ok(vec![]), result(7));
+    for (here, comes, stays) in [(&fence, &applied, &applied), (&applied, &fence, &applied), (&fence, &fence, &fence)] {
+        let mut requests = one(here);
+        let (packed, _) = one(comes).of_slots(placement, &slots, 0, 1 << 20);
+        assert_eq!(packed.len(), 1);
+        requests.adopt(6, &packed).unwrap();
+        assert_eq!(requests.find(RequestId(1)).as_ref(), Some(stays));
+    }
+}
+
+/// A write without statements does nothing, and takes its id.
+#[test]
+fn fences() {
+    let (mut replica, mut log) = with_schema(&["CREATE TABLE t (a)"]);
+    let fence = Write { id: RequestId(77), route: None, statements: vec![] };
+    let late = Write { id: RequestId(77), ..log.write("INSERT INTO t VALUES (1)") };
+    for write in [fence, late.clone(), late] {
+        let entry = log.entry(Body::Writes(vec![write]));
+        assert_eq!(only(&replica.apply(&[entry])), &Ok(vec![]));
+        replica.reopen();
+    }
+    assert_eq!(replica.count("t"), Value::Integer(0));
+}

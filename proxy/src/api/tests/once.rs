@@ -16,7 +16,7 @@ async fn bench() -> Bench {
 }
 
 impl Bench {
-    async fn keyed(&self, target: &str, sql: &str, key: &str) -> (u16, Json) {
+    pub(super) async fn keyed(&self, target: &str, sql: &str, key: &str) -> (u16, Json) {
         self.call(Method::POST, target, &json!({ "sql": sql }).to_string(), Some(key)).await
     }
 
