@@ -18,11 +18,12 @@ use flotilla_shared::ids::{GroupId, NodeId, ReplicaId, RequestId};
 use flotilla_shared::wire::{Identity, NodeStatus, ReplicaStatus};
 use futures::future::join_all;
 use openraft::async_runtime::WatchReceiver;
-use openraft::{Config, Instant as _, ServerState, SnapshotPolicy};
+use openraft::{Config, ServerState, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::consensus::Types;
+use crate::handover::hand_over;
 use crate::log::{GroupLog, RealDisk, Wal, WalOptions, WriterThread};
 use crate::network::Network;
 use crate::options::NodeOptions;
@@ -343,11 +344,17 @@ impl Host {
         Ok(())
     }
 
+    /// How long a follower may have been silent to be trusted with leadership.
+    pub fn silence_limit(&self) -> Duration {
+        self.options.election_timeout_min
+    }
+
     /// Hands leadership to other replicas where there are any, then stops all replicas.
     pub async fn stop(&self) {
         let replicas = self.replicas();
-        let patience = self.options.election_timeout_min;
-        join_all(replicas.iter().filter(|replica| replica.leads()).map(|replica| hand_over(replica, patience))).await;
+        let leading = replicas.iter().filter(|replica| replica.leads());
+        // Where nobody can take over, the group elects when this node is gone.
+        join_all(leading.map(|replica| hand_over(replica, None, self.silence_limit()))).await;
         join_all(replicas.iter().map(|replica| replica.raft.shutdown())).await;
         self.stopped.send_replace(true);
     }
@@ -379,37 +386,6 @@ pub fn raft_config(options: &NodeOptions, group: GroupId) -> Config {
         ..Config::default()
     }
 }
-
-/// Transfers leadership to the follower that is furthest, and waits until it leads or a while passed.
-/// Without a majority in reach within `patience` there is nobody to take over.
-async fn hand_over(replica: &Replica, patience: Duration) {
-    let target = {
-        let metrics = replica.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        if metrics.last_quorum_acked.as_ref().is_none_or(|at| at.elapsed() > patience) {
-            return;
-        }
-        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
-        metrics.replication.as_ref().and_then(|progress| {
-            progress
-                .iter()
-                .filter(|(id, matched)| **id != replica.id.0 && voters.contains(id) && matched.is_some())
-                .max_by_key(|(_, matched)| **matched)
-                .map(|(id, _)| *id)
-        })
-    };
-    let Some(target) = target else { return };
-    if replica.raft.trigger().transfer_leader(target).await.is_err() {
-        return;
-    }
-    let wait = replica.raft.wait(Some(HAND_OVER_WAIT));
-    if wait.metrics(|metrics| metrics.current_leader == Some(target), "leadership handed over").await.is_err() {
-        tracing::warn!(group = %replica.group, "leadership was not taken over in time");
-    }
-}
-
-/// How long a stopping node waits for another to take over one group: an election takes less.
-const HAND_OVER_WAIT: Duration = Duration::from_secs(2);
 
 fn read_manifest(folder: &Path) -> io::Result<Manifest> {
     let path = folder.join("node.json");

@@ -4,13 +4,14 @@
 //! group's queue, and is proposed together with all that wait ([`propose`]); openraft appends it to
 //! the shared log ([`log`]) and sends it to the followers ([`network`]); once a majority has synced
 //! it, the state machine ([`state`]) applies it and answers. [`host`] starts and stops replicas,
-//! [`streams`] answers large reads in
+//! [`handover`] passes leadership on, [`streams`] answers large reads in
 //! pieces, [`bootstrap`] brings a cluster into being, [`jobs`] drives long work from the leader of `meta`,
 //! [`api`] answers people over HTTP.
 
 pub mod api;
 pub mod bootstrap;
 pub mod consensus;
+pub mod handover;
 pub mod host;
 pub mod jobs;
 pub mod log;

@@ -16,6 +16,7 @@ use openraft::impls::ProgressResponder;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::consensus::Types;
+use crate::handover::{refused, refused_read};
 use crate::host::Raft;
 
 /// Requests that may wait for a proposal; beyond it they are refused with `overloaded`.
@@ -87,11 +88,12 @@ pub async fn propose_writes(raft: Raft, mut queue: mpsc::Receiver<Proposal>) {
         }
         let (responder, outcome) = ProgressResponder::complete_only();
         let sent = raft.client_write_ff(command(Body::Writes(writes)), Some(responder)).await;
+        let raft = raft.clone();
         tokio::spawn(async move {
             let outcome = match sent {
                 Ok(()) => match outcome.await {
                     Ok(Ok(response)) => Ok(response.data),
-                    Ok(Err(error)) => Err(write_error(&error)),
+                    Ok(Err(error)) => Err(refused(&raft, &error).await),
                     Err(_) => Err(stopped()),
                 },
                 Err(_) => Err(stopped()),
@@ -130,7 +132,7 @@ async fn distribute(outcome: Result<Outcome, Error>, replies: Vec<(usize, Reply)
 pub async fn propose_one(raft: &Raft, body: Body) -> Result<Outcome, Error> {
     match raft.client_write(command(body)).await {
         Ok(response) => Ok(response.data),
-        Err(RaftError::APIError(error)) => Err(write_error(&error)),
+        Err(RaftError::APIError(error)) => Err(refused(raft, &error).await),
         Err(RaftError::Fatal(_)) => Err(stopped()),
     }
 }
@@ -151,7 +153,7 @@ fn stopped() -> Error {
 }
 
 /// What a refused read means.
-fn read_error(error: &RaftError<Types, LinearizableReadError<Types>>) -> Error {
+pub fn read_error(error: &RaftError<Types, LinearizableReadError<Types>>) -> Error {
     match error {
         RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
             Error::not_leader(forward.leader_node.as_ref().map(|peer| -> NodeId { peer.node }))
@@ -171,7 +173,7 @@ pub async fn confirm_reads(raft: Raft, mut queue: mpsc::Receiver<ReadTicket>) {
     while queue.recv_many(&mut tickets, MAX_WAITING).await > 0 {
         let confirmed = match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(read_error(&error)),
+            Err(error) => Err(refused_read(&raft, &error).await),
         };
         for ticket in tickets.drain(..) {
             ticket.send(confirmed.clone()).ok();
@@ -184,5 +186,8 @@ pub async fn confirm_reads(raft: Raft, mut queue: mpsc::Receiver<ReadTicket>) {
 /// # Errors
 /// When the lease has run out or this replica does not lead.
 pub async fn confirm_lease(raft: &Raft) -> Result<(), Error> {
-    raft.ensure_linearizable(ReadPolicy::LeaseRead).await.map(drop).map_err(|error| read_error(&error))
+    match raft.ensure_linearizable(ReadPolicy::LeaseRead).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(refused_read(raft, &error).await),
+    }
 }

@@ -17,6 +17,7 @@ use openraft::{ChangeMembers, Instant as _};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::consensus::Peer;
+use crate::handover::{self, leader_of};
 use crate::host::{Host, Replica};
 use crate::network::{KIND_RAFT, RaftSession};
 use crate::propose::{MAX_REQUEST_BYTES, Proposal, confirm_lease, propose_one, respond, write_error};
@@ -167,6 +168,9 @@ pub async fn handle(host: &Arc<Host>, request: Request, timeout: Duration) -> Re
         Request::Membership { group, change } => {
             change_members(&*host.hosted(group)?, change).await.map(|()| Response::Ok)
         }
+        Request::HandOver { group, to } => {
+            handover::hand_over(&*host.hosted(group)?, to, host.silence_limit()).await.map(Response::Leader)
+        }
         Request::ContentHash(group) => {
             let replica = host.hosted(group)?;
             let state = replica.state();
@@ -253,15 +257,8 @@ fn check_freshness(replica: &Replica, freshness_ms: Option<u64>) -> Result<(), E
     let acked = metrics.borrow_watched().last_quorum_acked;
     match acked {
         Some(at) if at.elapsed() <= Duration::from_millis(freshness_ms) => Ok(()),
-        _ => Err(Error::not_leader(leader_of(replica))),
+        _ => Err(Error::not_leader(leader_of(&replica.raft().metrics().borrow_watched()))),
     }
-}
-
-fn leader_of(replica: &Replica) -> Option<NodeId> {
-    let metrics = replica.raft().metrics();
-    let metrics = metrics.borrow_watched();
-    let leader = metrics.current_leader?;
-    metrics.membership_config.membership().get_node(&leader).map(|peer| peer.node)
 }
 
 /// The registry once it is newer than `since`. A node without a replica of `meta` passes on what it

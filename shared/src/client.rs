@@ -207,6 +207,8 @@ impl Cluster {
                     return Ok(response);
                 }
                 Ok(Err(error)) if matches!(error.code, Code::NotLeader | Code::Unavailable | Code::ShuttingDown) => {
+                    // What a stopping node had proposed may be committed by the next leader.
+                    sent |= error.code == Code::ShuttingDown;
                     let hinted = self.note_leader(group, node, error.leader);
                     last = error;
                     if hinted && Instant::now() < deadline {

@@ -427,6 +427,13 @@ pub enum Request {
     Pull(RequestId),
     /// Nobody wants the rest of a stream.
     Close(RequestId),
+    /// The leader hands its group over to a node, or to the one that is best prepared; it answers who leads.
+    HandOver {
+        /// The group.
+        group: GroupId,
+        /// The node.
+        to: Option<NodeId>,
+    },
 }
 
 /// What a node answers.
@@ -461,6 +468,8 @@ pub enum Response {
         /// Others follow; without, the stream has ended.
         more: bool,
     },
+    /// Who leads the group.
+    Leader(NodeId),
 }
 
 /// A request with the time that its sender will wait.

@@ -22,6 +22,7 @@ Examples:
   flotilla admin register people --key country --func list --values shard1=de,fr --values shard2=us
   flotilla admin register countries --reference
   flotilla admin rebalance users --watch
+  flotilla admin transfer-leader shard1 --to 2
   flotilla admin remove 3              move node 3's replicas away and let it leave
   flotilla admin job 7 --follow
 
@@ -64,6 +65,14 @@ enum AdminCommand {
         /// Print the reply as it came
         #[arg(long, conflicts_with = "follow")]
         json: bool,
+    },
+    /// Let another node lead a group
+    TransferLeader {
+        /// meta, shard1, shard2, …
+        group: String,
+        /// The node that shall lead; it holds a replica
+        #[arg(long, value_name = "NODE")]
+        to: u64,
     },
     /// Let a node leave; its replicas move to others
     Remove {
@@ -136,6 +145,12 @@ async fn run_inner(args: AdminArgs) -> Result<(), CommandError> {
             }
             let job: Json = parse(&reply)?;
             print!("{}", output::objects(&[job], &["id", "kind", "state", "percent", "step", "error"]));
+            Ok(())
+        }
+        AdminCommand::TransferLeader { group, to } => {
+            let path = format!("/shard/{}/leader", percent_encode(&group));
+            let reply = post(&mut client, &path, &json!({ "node": to })).await?;
+            println!("node {} leads {group}", output::plain(&reply["leader"]));
             Ok(())
         }
         AdminCommand::Remove { node, no_wait } => {
@@ -302,6 +317,24 @@ mod tests {
         run_inner(rebalance("users", false, false)).await.unwrap();
         let failed = run_inner(rebalance("users", false, true)).await.unwrap_err();
         assert_eq!(failed.to_string(), "error: job 7 failed: slot 3 is too large");
+    }
+
+    /// Another node leads: a refusal is told as it is.
+    #[tokio::test]
+    async fn leaders() {
+        use crate::commands::test_server::{Answer, TestServer};
+
+        let server = TestServer::start(|seen| match seen.path.as_str() {
+            "/shard/shard1/leader" if seen.body["node"] == 2 => Answer::Json(200, json!({ "leader": 2 })),
+            _ => Answer::Json(409, json!({ "error": { "code": "conflict", "message": "node 3 is down", "hint": "" } })),
+        })
+        .await;
+        let transfer = |to| AdminArgs {
+            endpoint: Endpoint { url: server.url.clone() },
+            command: AdminCommand::TransferLeader { group: "shard1".to_owned(), to },
+        };
+        run_inner(transfer(2)).await.unwrap();
+        assert!(run_inner(transfer(3)).await.unwrap_err().to_string().contains("node 3 is down"));
     }
 
     /// A node leaves: the job that this starts is followed to its end, good or bad.

@@ -2,7 +2,7 @@
 //!
 //! [`sql`] runs statements, [`explain`] shows their plans, [`kv`] keeps values by key, [`tables`]
 //! registers and shows tables, [`cluster`] shows and changes
-//! nodes, shards and jobs, [`health`] answers machines, and [`params`] reads what they have in
+//! nodes, shards and jobs, [`leaders`] says who leads, [`health`] answers machines, and [`params`] reads what they have in
 //! common. Input: an [`HttpRequest`] with its body read. Output: JSON, or an error with the status
 //! that its code maps to. Refused here: unknown paths, wrong methods, and requests beyond
 //! [`MAX_REQUESTS_IN_WORK`](crate::MAX_REQUESTS_IN_WORK).
@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod explain;
 pub mod health;
 pub mod kv;
+pub mod leaders;
 pub mod params;
 mod placements;
 pub mod rebalance;
@@ -40,6 +41,7 @@ enum Call {
     Register,
     AddToShard,
     Rebalance,
+    HandOver,
     Tables,
     Table,
     Shards,
@@ -78,6 +80,7 @@ fn call(path: &str) -> Option<(Call, &'static str, &'static str)> {
         "/remove" => (Call::Remove, "/remove", "POST"),
         "/explain" => (Call::Explain, "/explain", "GET, POST"),
         "/kv" => (Call::KeyValue, "/kv", "GET"),
+        _ if path.starts_with("/shard/") && path.ends_with("/leader") => (Call::HandOver, "/shard/{id}/leader", "POST"),
         _ if path.starts_with("/table/") => (Call::Table, "/table/{name}", "GET"),
         _ if path.starts_with("/job/") && path[5..].contains('/') => (Call::JobWish, "/job/{id}/{wish}", "POST"),
         _ if path.starts_with("/job/") => (Call::Job, "/job/{id}", "GET"),
@@ -130,6 +133,7 @@ async fn dispatch(proxy: &Proxy, call: Call, methods: &'static str, request: Htt
         Call::Register => tables::register(proxy, request).await,
         Call::AddToShard => tables::add_to_shard(proxy, request).await,
         Call::Rebalance => rebalance::rebalance(proxy, request).await,
+        Call::HandOver => leaders::hand_over(proxy, request).await,
         Call::JobWish => rebalance::wish(proxy, &request).await,
         Call::Tables => tables::list(proxy, &request).await,
         Call::Table => tables::show(proxy, &request).await,

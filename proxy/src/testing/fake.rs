@@ -261,6 +261,7 @@ impl FakeNode {
                 Ok(Response::Ok)
             }
             Request::Meta(command) => state.meta(command).map(Response::Meta),
+            Request::HandOver { to, .. } => Ok(Response::Leader(to.unwrap_or(NodeId(1)))),
             Request::Status => Ok(Response::Status(NodeStatus {
                 identity: Identity {
                     node: NodeId(1),

@@ -1,0 +1,102 @@
+//! Who leads: handed over on request, while clients read and write and nobody's request fails.
+
+use std::time::{Duration, Instant};
+
+use flotilla_tests::harness::writers::{self, Journal, Writers};
+use flotilla_tests::harness::{Client, Cluster, Layout};
+use serde_json::{Value as Json, json};
+
+/// Bytes of a row.
+const ROW_BYTES: usize = 100;
+
+/// Elections take this long here, so that whoever waited for one is found out.
+const ELECTION: Duration = Duration::from_secs(3);
+
+/// Longest that a writer may stand still: far less than an election, far more than a hand-over takes.
+const LONGEST_WAIT: Duration = Duration::from_millis(1500);
+
+fn slow_elections() -> Vec<String> {
+    ["--election-timeout-min", "3s", "--election-timeout-max", "4s"].map(str::to_owned).into()
+}
+
+/// All writers' failed tries, and the longest time that one stood still.
+fn trouble(journals: &[Journal]) -> (u64, Duration) {
+    let failures = journals.iter().map(|journal| journal.failures).sum();
+    (failures, journals.iter().map(|journal| journal.longest_gap).max().unwrap_or_default())
+}
+
+async fn hand_over(cluster: &Cluster, group: &str, node: usize) -> Json {
+    let mut client = Client::new(&cluster.proxies[0].http);
+    client.post(&format!("/shard/{group}/leader"), &json!({ "node": node + 1 })).await.unwrap().expect(group)
+}
+
+/// Leaders of all groups, `meta` too, go round while clients write and read: no request fails, and
+/// nobody waits for an election. What is asked for twice changes nothing; what cannot be is refused at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaders_go_round_and_nobody_notices() {
+    let layout = Layout { shards: 2, proxies: 2, flags: slow_elections(), ..Layout::default() };
+    let mut cluster = Cluster::start(layout).await;
+    writers::make_table(&mut cluster.session()).await;
+    let writers = Writers::start(&cluster, 0, 8, ROW_BYTES, true);
+    writers.progress(100).await;
+    let reading = tokio::spawn({
+        let mut client = Client::new(&cluster.proxies[1].http);
+        async move {
+            let mut longest = Duration::ZERO;
+            for _ in 0..200 {
+                let start = Instant::now();
+                let body = json!({ "query": "SELECT count(*) FROM events" });
+                client.post("/query", &body).await.unwrap().expect("a read");
+                longest = longest.max(start.elapsed());
+            }
+            longest
+        }
+    });
+    let mut longest = Duration::ZERO;
+    for round in 0..5 {
+        for group in ["meta", "shard1", "shard2"] {
+            let to = (cluster.leader(group).await + 1) % 3;
+            let start = Instant::now();
+            let told = hand_over(&cluster, group, to).await;
+            longest = longest.max(start.elapsed());
+            assert_eq!(told, json!({ "shard": group, "leader": to + 1 }), "round {round}");
+            assert_eq!(cluster.leader(group).await, to, "round {round}");
+            assert_eq!(hand_over(&cluster, group, to).await["leader"], to + 1, "it leads already");
+            writers.progress(20).await;
+        }
+    }
+    let read = reading.await.unwrap();
+    let journals = writers.stop().await;
+    let (failed, gap) = trouble(&journals);
+    println!(
+        "15 hand-overs: the slowest took {longest:.1?}; longest wait of a writer {gap:.1?}, of a reader {read:.1?}"
+    );
+    assert_eq!(failed, 0, "tries failed");
+    assert!(gap < LONGEST_WAIT && read < LONGEST_WAIT, "elections take {ELECTION:?}");
+
+    let mut client = Client::new(&cluster.proxies[0].http);
+    let leader = cluster.leader("shard1").await;
+    let victim = (leader + 1) % 3;
+    for (path, body, status) in [
+        ("/shard/shard9/leader", json!({ "node": 1 }), 404),
+        ("/shard/shard1/leader", json!({ "node": 9 }), 404),
+        ("/shard/shard1/leader", json!({}), 400),
+        ("/shard/wheel/leader", json!({ "node": 1 }), 400),
+    ] {
+        assert_eq!(client.post(path, &body).await.unwrap().status.as_u16(), status, "{path} {body}");
+    }
+    cluster.nodes[victim].process.kill();
+    // The leader has heard of it just now; until it counts as silent a hand-over may fail, but harms nobody.
+    let refused = loop {
+        let reply = client.post("/shard/shard1/leader", &json!({ "node": victim + 1 })).await.unwrap();
+        assert_ne!(reply.status.as_u16(), 200, "a dead node leads: {reply}");
+        if reply.status.as_u16() == 409 {
+            break reply.to_string();
+        }
+    };
+    assert!(refused.contains("does not answer"), "{refused}");
+    cluster.nodes[victim].process.start();
+    cluster.ready().await;
+    writers::check(&mut cluster.session(), &journals, ROW_BYTES).await;
+    cluster.contents().await;
+}
