@@ -27,7 +27,8 @@ use crate::handover::hand_over;
 use crate::log::{GroupLog, RealDisk, Wal, WalOptions, WriterThread};
 use crate::network::Network;
 use crate::options::NodeOptions;
-use crate::propose::{MAX_WAITING, Proposal, ReadTicket, confirm_reads, propose_writes};
+use crate::propose::{MAX_WAITING, Proposal, propose_writes};
+use crate::read::Reads;
 use crate::state::machine::StateHandle;
 use crate::state::{Executor, StateMachine, Store};
 use crate::streams::MAX_STREAMS;
@@ -71,7 +72,7 @@ pub struct Replica {
     raft: Raft,
     state: StateHandle,
     proposals: mpsc::Sender<Proposal>,
-    reads: mpsc::Sender<ReadTicket>,
+    reads: Reads,
     votes_from: Instant,
 }
 
@@ -101,8 +102,8 @@ impl Replica {
         &self.proposals
     }
 
-    /// The queue of reads that wait for a confirmation.
-    pub fn reads(&self) -> &mpsc::Sender<ReadTicket> {
+    /// The queues of reads.
+    pub fn reads(&self) -> &Reads {
         &self.reads
     }
 
@@ -324,9 +325,8 @@ impl Host {
         log.drop_contradicted(applied).await?;
         let raft = Raft::new(id.0, Arc::new(config), network, log, state.machine()).await.map_err(io::Error::other)?;
         let (proposals, waiting_writes) = mpsc::channel(MAX_WAITING);
-        let (reads, waiting_reads) = mpsc::channel(MAX_WAITING);
         tokio::spawn(propose_writes(raft.clone(), waiting_writes));
-        tokio::spawn(confirm_reads(raft.clone(), waiting_reads));
+        let reads = Reads::start(group, &raft, state.store());
         let hold = if restarted { self.options.election_timeout_max } else { Duration::ZERO };
         let votes_from = Instant::now() + hold;
         let replica = Arc::new(Replica { group, id, raft, state, proposals, reads, votes_from });

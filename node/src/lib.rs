@@ -3,7 +3,8 @@
 //! The life of a write here: it arrives as a frame on the internal port ([`server`]), waits in its
 //! group's queue, and is proposed together with all that wait ([`propose`]); openraft appends it to
 //! the shared log ([`log`]) and sends it to the followers ([`network`]); once a majority has synced
-//! it, the state machine ([`state`]) applies it and answers. [`host`] starts and stops replicas,
+//! it, the state machine ([`state`]) applies it and answers. Reads wait for a proof of leadership that they
+//! share ([`read`]). [`host`] starts and stops replicas,
 //! [`handover`] passes leadership on, [`streams`] answers large reads in
 //! pieces, [`bootstrap`] brings a cluster into being, [`jobs`] drives long work from the leader of `meta`,
 //! [`api`] answers people over HTTP.
@@ -19,6 +20,7 @@ pub mod metrics;
 pub mod network;
 pub mod options;
 pub mod propose;
+pub mod read;
 pub mod run;
 pub mod server;
 pub mod state;

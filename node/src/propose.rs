@@ -1,4 +1,4 @@
-//! From waiting writes to log entries, and shared rounds of ReadIndex.
+//! From waiting writes to log entries.
 //!
 //! All writes that wait when the last proposal has been handed over become one entry: an idle group
 //! proposes at once, a busy one proposes many together, and no timer is in the way. A bounded number
@@ -6,17 +6,17 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::NodeId;
 use flotilla_shared::rpc::Reply;
 use flotilla_shared::wire::{Body, Command, Outcome, Response, Write};
-use openraft::ReadPolicy;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::consensus::Types;
-use crate::handover::{refused, refused_read};
+use crate::handover::refused;
 use crate::host::Raft;
 
 /// Requests that may wait for a proposal; beyond it they are refused with `overloaded`.
@@ -53,9 +53,14 @@ pub fn command(body: Body) -> Command {
     Command { at_us: now_us(), seed: flotilla_shared::ids::RequestId::random().0 as u64, body }
 }
 
+/// An answer as it goes into a frame.
+pub fn encoded(response: &Result<Response, Error>) -> Bytes {
+    postcard::to_stdvec(response).expect("responses encode").into()
+}
+
 /// Sends an answer to a request.
 pub async fn respond(reply: Reply, response: Result<Response, Error>) {
-    reply.send(postcard::to_stdvec(&response).expect("responses encode").into()).await;
+    reply.send(encoded(&response)).await;
 }
 
 /// Proposes what waits, until the queue closes.
@@ -160,34 +165,5 @@ pub fn read_error(error: &RaftError<Types, LinearizableReadError<Types>>) -> Err
         }
         RaftError::APIError(other) => Error::new(Code::Unavailable, other.to_string()),
         RaftError::Fatal(_) => stopped(),
-    }
-}
-
-/// A read that waits until the state machine has caught up with all writes before it.
-pub type ReadTicket = oneshot::Sender<Result<(), Error>>;
-
-/// Confirms leadership once for all reads that wait. A read that comes during a round waits for the
-/// next, since the round's index may be older than a write that the reader knows of.
-pub async fn confirm_reads(raft: Raft, mut queue: mpsc::Receiver<ReadTicket>) {
-    let mut tickets = Vec::new();
-    while queue.recv_many(&mut tickets, MAX_WAITING).await > 0 {
-        let confirmed = match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(refused_read(&raft, &error).await),
-        };
-        for ticket in tickets.drain(..) {
-            ticket.send(confirmed.clone()).ok();
-        }
-    }
-}
-
-/// Confirms leadership by the lease.
-///
-/// # Errors
-/// When the lease has run out or this replica does not lead.
-pub async fn confirm_lease(raft: &Raft) -> Result<(), Error> {
-    match raft.ensure_linearizable(ReadPolicy::LeaseRead).await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(refused_read(raft, &error).await),
     }
 }

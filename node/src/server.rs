@@ -10,17 +10,18 @@ use flotilla_shared::ids::{GroupId, META, NodeId, ReplicaId};
 use flotilla_shared::moves::{Cursor, MoveAnswer, MoveQuery};
 use flotilla_shared::registry::Registry;
 use flotilla_shared::rpc::{KIND_REQUEST, Reply, Session};
-use flotilla_shared::wire::{Body, Envelope, Level, MemberChange, Outcome, Read, Request, Response, Rows, Write};
+use flotilla_shared::wire::{Body, Envelope, Level, MemberChange, Outcome, Request, Response, Write};
+use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
-use openraft::{ChangeMembers, Instant as _};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::consensus::Peer;
-use crate::handover::{self, leader_of};
+use crate::handover;
 use crate::host::{Host, Replica};
 use crate::network::{KIND_RAFT, RaftSession};
-use crate::propose::{MAX_REQUEST_BYTES, Proposal, confirm_lease, propose_one, respond, write_error};
+use crate::propose::{MAX_REQUEST_BYTES, Proposal, propose_one, respond, write_error};
+use crate::read;
 use crate::state::moves::query;
 use crate::state::store::block;
 use crate::streams::Streams;
@@ -32,9 +33,6 @@ const MAX_WATCH: Duration = Duration::from_secs(60);
 /// a cluster is being made, or a lost replica replaced; it follows the registry itself, perhaps by asking
 /// those who ask it, so they had better ask the next one soon.
 const MAX_BLIND_WATCH: Duration = Duration::from_millis(200);
-
-/// Longest that a read may take.
-const MAX_READ: Duration = Duration::from_secs(60);
 
 /// What one peer's connection brings.
 pub struct NodeSession {
@@ -70,11 +68,12 @@ fn refuse(reply: Reply, error: Error) {
 }
 
 impl NodeSession {
-    /// Writes go into their group's queue without a task of their own; everything else gets one.
+    /// Writes and reads go into their group's queues without a task of their own; everything else gets one.
     fn dispatch(&self, envelope: Envelope, reply: Reply) {
         let timeout = Duration::from_millis(envelope.timeout_ms);
         match envelope.request {
             Request::Write { group, writes } => enqueue(&self.host, group, writes, reply),
+            Request::Read { group, read } => read::enqueue(&self.host, group, read, timeout, reply),
             Request::Open { group, read, stream, life_ms } => {
                 let (host, life) = (Arc::clone(&self.host), Duration::from_millis(life_ms));
                 let opening = self.streams.open(stream);
@@ -145,7 +144,7 @@ pub async fn handle(host: &Arc<Host>, request: Request, timeout: Duration) -> Re
         Request::Open { .. } | Request::Pull(_) | Request::Close(_) => {
             Err(Error::new(Code::Internal, "streams belong to a connection"))
         }
-        Request::Read { group, read } => read_rows(host, group, read, timeout).await.map(Response::Rows),
+        Request::Read { group, read } => read::read_rows(host, group, read, timeout).await.map(Response::Rows),
         Request::Shard { group, command } => match propose_one(host.hosted(group)?.raft(), Body::Shard(command)).await?
         {
             Outcome::Shard(reply) => reply.map(Response::Shard),
@@ -185,15 +184,10 @@ fn another_kind() -> Error {
     Error::new(Code::Internal, "an entry gave an outcome of another kind")
 }
 
-async fn read_rows(host: &Arc<Host>, group: GroupId, read: Read, timeout: Duration) -> Result<Rows, Error> {
-    let replica = fresh_enough(host, group, &read, timeout).await?;
-    let state = replica.state();
-    block(state.store().executor(), || state.store().readers().read(&read, timeout.min(MAX_READ)))
-}
-
 /// What the leader answers the driver of a move, as of now.
 async fn moves(host: &Arc<Host>, group: GroupId, query: MoveQuery, timeout: Duration) -> Result<MoveAnswer, Error> {
-    let replica = confirmed(host, group, timeout).await?;
+    let replica = host.hosted(group)?;
+    read::confirm(&replica, Level::Linearizable, timeout).await?;
     let state = replica.state();
     block(state.store().executor(), || match query {
         MoveQuery::Export { id, from: Cursor::Requests(after) } => {
@@ -203,76 +197,13 @@ async fn moves(host: &Arc<Host>, group: GroupId, query: MoveQuery, timeout: Dura
     })
 }
 
-/// The replica of a group, once it is known to lead and has applied all that was acknowledged.
-async fn confirmed(host: &Arc<Host>, group: GroupId, timeout: Duration) -> Result<Arc<Replica>, Error> {
-    let replica = host.hosted(group)?;
-    let (ticket, confirmed) = oneshot::channel();
-    replica
-        .reads()
-        .try_send(ticket)
-        .map_err(|_| Error::new(Code::Overloaded, format!("too many reads wait for {group}")))?;
-    match tokio::time::timeout(timeout, confirmed).await {
-        Ok(Ok(result)) => result?,
-        Ok(Err(_)) => return Err(Error::new(Code::ShuttingDown, "this replica has stopped")),
-        Err(_) => return Err(Error::new(Code::Unavailable, format!("{group} has no majority at the moment"))),
-    }
-    Ok(replica)
-}
-
-/// The replica of a group, once it holds what a read of that level must see.
-///
-/// # Errors
-/// That it cannot be known, or does not.
-pub async fn fresh_enough(
-    host: &Arc<Host>,
-    group: GroupId,
-    read: &Read,
-    timeout: Duration,
-) -> Result<Arc<Replica>, Error> {
-    if read.level == Level::Linearizable {
-        return confirmed(host, group, timeout).await;
-    }
-    let replica = host.hosted(group)?;
-    match read.level {
-        Level::Linearizable => (),
-        Level::Lease => {
-            if !replica.may_vote() {
-                return Err(Error::new(
-                    Code::Unavailable,
-                    "this node has just started; its lease is not to be trusted yet",
-                ));
-            }
-            confirm_lease(replica.raft()).await?;
-        }
-        Level::None => check_freshness(&replica, read.freshness_ms)?,
-    }
-    Ok(replica)
-}
-
-fn check_freshness(replica: &Replica, freshness_ms: Option<u64>) -> Result<(), Error> {
-    let Some(freshness_ms) = freshness_ms else { return Ok(()) };
-    // A replica that has applied what its leader had committed at the last heartbeat is as fresh as
-    // that heartbeat; followers are not told its time, so only leaders can promise one.
-    let metrics = replica.raft().metrics();
-    let acked = metrics.borrow_watched().last_quorum_acked;
-    match acked {
-        Some(at) if at.elapsed() <= Duration::from_millis(freshness_ms) => Ok(()),
-        _ => Err(Error::not_leader(leader_of(&replica.raft().metrics().borrow_watched()))),
-    }
-}
-
 /// The registry once it is newer than `since`. A node without a replica of `meta` passes on what it
 /// follows itself.
 async fn watch(host: &Arc<Host>, since: u64, wait: Duration, fresh: bool) -> Result<Option<Box<Registry>>, Error> {
     let newer = |registry: &Registry| (registry.version > since).then(|| Box::new(registry.clone()));
     if let Some(replica) = host.replica(META) {
         if fresh {
-            let (ticket, confirmed) = oneshot::channel();
-            replica
-                .reads()
-                .try_send(ticket)
-                .map_err(|_| Error::new(Code::Overloaded, "too many reads wait for meta"))?;
-            confirmed.await.map_err(|_| Error::new(Code::ShuttingDown, "this replica has stopped"))??;
+            read::confirm(&replica, Level::Linearizable, MAX_WATCH).await?;
         }
         let mut registry = replica.state().registry();
         let changed = registry.wait_for(|registry| registry.version > since);

@@ -22,7 +22,7 @@ use flotilla_shared::wire::{Read, Response};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::host::Host;
-use crate::server::fresh_enough;
+use crate::read::fresh_enough;
 use crate::state::reads::ReadPool;
 
 /// Streams open on one node: each holds a thread, of which tokio gives out some hundreds for all
