@@ -66,6 +66,9 @@ pub struct NodeSettings {
     #[arg(long, value_name = "TIME", value_parser = duration::parse, hide = true)]
     #[serde(deserialize_with = "time")]
     pub test_fsync_delay: Option<Duration>,
+    /// A folder that tells the drivers of moves where to wait, to test what a crash there does
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub test_pauses: Option<PathBuf>,
 }
 
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
@@ -94,6 +97,7 @@ impl NodeSettings {
             log_level: self.log_level.or(below.log_level),
             log_format: self.log_format.or(below.log_format),
             test_fsync_delay: self.test_fsync_delay.or(below.test_fsync_delay),
+            test_pauses: self.test_pauses.or(below.test_pauses),
         }
     }
 
@@ -148,6 +152,7 @@ impl NodeSettings {
             snapshot_threshold: self.snapshot_threshold.unwrap_or(default.snapshot_threshold),
             readers: default.readers,
             fsync_delay: self.test_fsync_delay.unwrap_or(default.fsync_delay),
+            pauses: self.test_pauses.clone(),
         };
         options.check().map_err(|bad| bad.to_string())?;
         Ok(options)

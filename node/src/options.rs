@@ -36,6 +36,8 @@ pub struct NodeOptions {
     pub readers: usize,
     /// Extra time before each sync of the log: for tests of slow disks.
     pub fsync_delay: Duration,
+    /// A folder that tells the drivers of moves where to wait: for tests that kill something there.
+    pub pauses: Option<PathBuf>,
 }
 
 impl Default for NodeOptions {
@@ -55,6 +57,7 @@ impl Default for NodeOptions {
             snapshot_threshold: 10_000,
             readers: 4,
             fsync_delay: Duration::ZERO,
+            pauses: None,
         }
     }
 }

@@ -12,6 +12,7 @@
 mod check;
 mod copy;
 mod membership;
+mod pause;
 mod rebalance;
 mod register;
 mod schema;
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::host::Host;
+use pause::Pausing;
 
 /// How long one step may take before it counts as stuck and is tried anew.
 const STEP: Duration = Duration::from_secs(10);
@@ -87,7 +89,10 @@ fn is_due(job: &Job) -> bool {
 async fn run(host: &Arc<Host>, job: Job) {
     let driver = Driver { cluster: host.cluster(), job: &job };
     if let JobKind::Rebalance { table } = &job.kind {
-        if let Err(error) = rebalance::attempt(&driver, job.id, table).await {
+        if let Err(error) =
+            rebalance::attempt(&Pausing { ground: &driver, folder: host.options().pauses.as_deref() }, job.id, table)
+                .await
+        {
             tracing::debug!(job = %job.id, %error, "a job's step is tried again");
             driver.note(&job.step, job.percent, Some(error)).await;
             tokio::time::sleep(PAUSE).await;
