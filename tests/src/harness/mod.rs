@@ -6,18 +6,21 @@
 //! ([`http`], [`session`]), kills, stops and restarts what it likes, and looks at what is left
 //! ([`cluster`], [`content`]). [`dev`] is a cluster in one process. [`relay`] delays and cuts what nodes
 //! send to each other, [`writers`] remember what was acknowledged, [`tpch`] makes the rows of `flotilla
-//! bench tpch` and [`load`] brings them in.
+//! bench tpch` and [`load`] brings them in. [`accounts`] are read and changed while their slots move, [`owners`]
+//! tells who owns these by each replica's own table.
 //!
 //! A cluster has the machine for itself: those of one test program run one after the other, because
 //! tests measure and time out. When a test fails the ends of all logs are printed. Processes end with
 //! their [`Cluster`]; only those that it started are signalled.
 
+pub mod accounts;
 pub mod binary;
 pub mod cluster;
 pub mod content;
 pub mod dev;
 pub mod http;
 pub mod load;
+pub mod owners;
 pub mod ports;
 pub mod process;
 pub mod relay;

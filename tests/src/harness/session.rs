@@ -108,6 +108,14 @@ impl Session {
         }
     }
 
+    /// One POST.
+    ///
+    /// # Panics
+    /// When it has no result.
+    pub async fn post(&mut self, path: &str, body: Json) -> Json {
+        self.attempt(path, &body, None).await.unwrap_or_else(|why| panic!("{path} {body}: {why:?}"))
+    }
+
     /// Runs one statement once.
     ///
     /// # Panics
