@@ -134,7 +134,8 @@ impl Proxy {
         let deadline = options.deadline.min(Instant::now() + REFRESH_LIMIT);
         let newer = match self.refreshed(deadline).await {
             Ok(newer) if newer.schema_version != registry.schema_version => newer,
-            _ => return Err(error),
+            Ok(_) => return Err(error),
+            Err(_) => return Err(unsure(&error)),
         };
         let mirror = self.mirrors.of(&newer)?;
         let (prepared, _) = mirror.prepare(sql)?;
@@ -180,6 +181,10 @@ impl Proxy {
             let due = recall::is_due(&plan, options);
             if due && let Some(results) = self.recall(std::slice::from_ref(statement), id, options).await? {
                 return Ok(Output::Write(send::last_result(results)?));
+            }
+            if !due && let Plan::Refused(error) = &plan {
+                self.refused(error.clone(), &ready.registry, options).await?;
+                continue;
             }
             if due || matches!(plan, Plan::Staged(_)) || recall::may_part(&plan, &ready, options) {
                 return self.run_staged(statement, id, options).await;
@@ -240,6 +245,17 @@ impl Proxy {
             same_meaning(&again, &ready.prepared, Verb::Insert)?;
         }
         Ok(())
+    }
+
+    /// A refusal is final only if the newest registry gives no reason to plan again: without it, this
+    /// proxy would refuse for good what others carry out.
+    pub(crate) async fn refused(&self, error: Error, planned: &Registry, options: &Options) -> Result<(), Error> {
+        let deadline = options.deadline.min(Instant::now() + REFRESH_LIMIT);
+        let newer = self.refreshed(deadline).await.map_err(|_| unsure(&error))?;
+        match newer.schema_version == planned.schema_version && newer.placements == planned.placements {
+            true => Err(error),
+            false => Ok(()),
+        }
     }
 
     /// Waits until planning again may give something else.
@@ -460,6 +476,12 @@ pub(crate) fn claim_slot_of_id(plan: &mut Plan, ready: &Ready, id: RequestId, ke
 /// Is the generated column part of the shard key?
 fn in_key(table: &flotilla_shared::registry::Table) -> bool {
     table.rowid_alias.is_some_and(|alias| table.key.contains(&alias))
+}
+
+/// What is wrong by the registry at hand may be right by the newest one, and nobody tells.
+fn unsure(error: &Error) -> Error {
+    let message = format!("{}; but the metadata group does not say whether that has changed", error.message);
+    Error::new(Code::Unavailable, message).hint("retry, here or at another proxy")
 }
 
 fn no_schema_on_shard() -> Error {

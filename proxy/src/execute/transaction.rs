@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_shared::error::{Code, Error};
+use flotilla_shared::error::{Class, Code, Error};
 use flotilla_shared::ids::{GroupId, RequestId, SchemaVersion};
 use flotilla_shared::registry::HOME_SHARD;
 use flotilla_shared::wire::{Route, Statement, StatementResult, Write};
@@ -48,10 +48,17 @@ impl Proxy {
         let (mut pause, mut collisions) = (FIRST_PAUSE, 0);
         loop {
             let id = if collisions == 0 { options.id } else { options.id.part(COLLISION_PART + collisions) };
+            let registry = self.registry(options.deadline).await?;
             let planned = match self.plan_transaction(statements, id, options).await {
-                Err(error) if error.code == Code::CrossShardWrite && options.keyed => {
-                    let recalled = self.recall(statements, options.id, options).await?.ok_or(error)?;
-                    return self.recalled(statements, recalled, options).await;
+                Err(error) if error.code.class() == Class::Refused => {
+                    match self.refused(error, &registry, options).await {
+                        Err(error) if error.code == Code::CrossShardWrite && options.keyed => {
+                            let recalled = self.recall(statements, options.id, options).await?.ok_or(error)?;
+                            return self.recalled(statements, recalled, options).await;
+                        }
+                        refused => refused?,
+                    }
+                    continue;
                 }
                 planned => planned?,
             };
