@@ -72,7 +72,7 @@ async fn two_shards_become_four() {
     assert_eq!(plan["slots"], 8192, "{plan}");
 
     let made = make(&mut session, "first").await;
-    let load = Load::start(&cluster, &accounts(), MIX);
+    let load = Load::start(&cluster.proxies, &accounts(), MIX);
     load.progress(200, 5).await;
     let start = Instant::now();
     let started = session.post("/table/rebalance", json!({ "table_name": "accounts_events" })).await;
@@ -101,7 +101,7 @@ async fn leaders_die_in_the_middle() {
     let mut session = cluster.session();
     fill(&mut session).await;
     add_shards(&mut session).await;
-    let load = Load::start(&cluster, &accounts(), MIX);
+    let load = Load::start(&cluster.proxies, &accounts(), MIX);
     load.progress(100, 2).await;
     let started = session.post("/table/rebalance", json!({ "table_name": "accounts" })).await;
     let id = started["job"].as_str().unwrap().to_owned();
@@ -131,7 +131,7 @@ async fn pause_resume_cancel() {
     let mut session = cluster.session();
     fill(&mut session).await;
     add_shards(&mut session).await;
-    let load = Load::start(&cluster, &accounts(), MIX);
+    let load = Load::start(&cluster.proxies, &accounts(), MIX);
     let started = session.post("/table/rebalance", json!({ "table_name": "accounts" })).await;
     let id = started["job"].as_str().unwrap().to_owned();
     let same = session.post("/table/rebalance", json!({ "table_name": "accounts" })).await;

@@ -202,7 +202,7 @@ impl Walk {
         let range = json!({ "shard_func": "range", "split_points": points, "shards": ["shard1", "shard2"] });
         accounts.make(&mut session, range).await;
         session.post("/table/add-to-shard", json!({ "table_name": accounts.name, "shard_id": "shard3" })).await;
-        let load = Load::start(&self.cluster, &accounts, MIX);
+        let load = Load::start(&self.cluster.proxies, &accounts, MIX);
         load.progress(20, 1).await;
 
         let cancelled = WHEN_CANCELLED.contains(&case.call);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value as Json, json};
 use tokio::task::JoinHandle;
 
-use super::cluster::Cluster;
+use super::cluster::ProxyProcess;
 use super::session::{Session, Trouble};
 use super::wait::{PATIENCE, eventually};
 
@@ -246,8 +246,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts clients, evenly over the proxies.
-    pub fn start(cluster: &Cluster, accounts: &Accounts, mix: Mix) -> Self {
+    /// Starts clients, evenly over these proxies.
+    pub fn start(proxies: &[ProxyProcess], accounts: &Accounts, mix: Mix) -> Self {
         let shared = Arc::new(Shared::default());
         let tasks = [
             (mix.writers, Task::Write),
@@ -258,7 +258,7 @@ impl Load {
         let tasks = tasks.into_iter().flat_map(|(count, task)| (0..count).map(move |_| task));
         let clients = tasks.enumerate().map(|(number, task)| {
             let client = Client {
-                session: cluster.session().starting_at(number),
+                session: Session::new(proxies.iter().map(|proxy| proxy.http.clone())).starting_at(number),
                 accounts: accounts.clone(),
                 shared: Arc::clone(&shared),
                 number: number as u64,

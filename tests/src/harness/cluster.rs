@@ -28,6 +28,8 @@ pub struct Layout {
     pub shards: u32,
     /// Proxies.
     pub proxies: usize,
+    /// `meta` is on the first node alone, and nothing else is.
+    pub meta_alone: bool,
     /// Put a [`Relay`] before the internal port of each node.
     pub relays: bool,
     /// Flags of every node.
@@ -38,7 +40,15 @@ pub struct Layout {
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { nodes: 3, shards: 3, proxies: 1, relays: false, flags: vec![], node_flags: BTreeMap::new() }
+        Self {
+            nodes: 3,
+            shards: 3,
+            proxies: 1,
+            meta_alone: false,
+            relays: false,
+            flags: vec![],
+            node_flags: BTreeMap::new(),
+        }
     }
 }
 
@@ -98,10 +108,15 @@ impl Cluster {
         }
         let seeds: Vec<&str> = cluster.nodes.iter().map(|node| node.raft.as_str()).collect();
         let seeds = seeds.join(",");
-        let groups: Vec<String> = std::iter::once("meta".to_owned()).chain(cluster.shard_names()).collect();
+        let shards: Vec<String> = cluster.shard_names().collect();
         for node in &mut cluster.nodes {
+            let groups = match (layout.meta_alone, node.id) {
+                (false, _) => format!("meta,{}", shards.join(",")),
+                (true, 1) => "meta".to_owned(),
+                (true, _) => shards.join(","),
+            };
             node.process.args_mut().extend(flag("--seed-nodes", &seeds));
-            node.process.args_mut().extend(flag("--groups", groups.join(",")));
+            node.process.args_mut().extend(flag("--groups", groups));
             if let Some(relay) = &mut node.relay {
                 relay.open().await;
             }

@@ -61,12 +61,20 @@ impl Process {
         &mut self.args
     }
 
+    /// Its id.
+    ///
+    /// # Panics
+    /// When it was not started.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
     /// The most memory that it has held at a time, in KiB.
     ///
     /// # Panics
     /// When it does not run.
     pub fn peak_memory_kib(&self) -> u64 {
-        let id = self.child.as_ref().expect("it runs").id();
+        let id = self.id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("own children can be looked at");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("it holds memory");
         line.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number of KiB")

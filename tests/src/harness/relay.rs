@@ -1,8 +1,10 @@
 //! A relay in front of a node's internal port: delays what passes in each direction, and cuts.
 //!
 //! Bytes leave as they came, `delay` later; bandwidth is not limited. While it is cut, connections
-//! break and none is made.
+//! break and none is made; it can also be cut for one process alone.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +30,14 @@ struct Link {
     /// On the way back.
     back: Duration,
     cut: bool,
+    /// Cut for the process with this id.
+    cut_for: Option<u32>,
+}
+
+impl Link {
+    fn is_cut(&self, client: SocketAddr) -> bool {
+        self.cut || self.cut_for.is_some_and(|process| belongs(client, process))
+    }
 }
 
 /// A relay.
@@ -52,8 +62,8 @@ impl Relay {
         let listener = TcpListener::bind(&self.listen).await.expect("the relay can listen");
         let (target, link) = (self.target.clone(), Arc::clone(&self.link));
         self.accepting = Some(tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(carry(socket, target.clone(), link.subscribe()));
+            while let Ok((socket, client)) = listener.accept().await {
+                tokio::spawn(carry(socket, client, target.clone(), link.subscribe()));
             }
         }));
     }
@@ -68,9 +78,14 @@ impl Relay {
         self.link.send_modify(|link| link.cut = true);
     }
 
-    /// Ends [`cut`](Self::cut).
+    /// Breaks the connections of one process, and refuses it new ones.
+    pub fn cut_for(&self, process: u32) {
+        self.link.send_modify(|link| link.cut_for = Some(process));
+    }
+
+    /// Ends [`cut`](Self::cut) and [`cut_for`](Self::cut_for).
     pub fn heal(&self) {
-        self.link.send_modify(|link| link.cut = false);
+        self.link.send_modify(|link| (link.cut, link.cut_for) = (false, None));
     }
 }
 
@@ -82,8 +97,24 @@ impl Drop for Relay {
     }
 }
 
-async fn carry(from: TcpStream, target: String, mut link: watch::Receiver<Link>) {
-    if link.borrow().cut {
+/// Does the other end of a connection on this machine belong to a process?
+fn belongs(client: SocketAddr, process: u32) -> bool {
+    // local address, remote address, state, …; the tenth field is the inode. See proc_pid_net(5).
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the system lists its connections");
+    let port = format!(":{:04X}", client.port());
+    let inodes = table.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        fields.nth(1).filter(|local| local.ends_with(&port)).and_then(|_| fields.nth(7))
+    });
+    let sockets: Vec<String> = inodes.map(|inode| format!("socket:[{inode}]")).collect();
+    let files = std::fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten();
+    files
+        .filter_map(|file| std::fs::read_link(file.ok()?.path()).ok())
+        .any(|file| sockets.iter().any(|socket| file == Path::new(socket)))
+}
+
+async fn carry(from: TcpStream, client: SocketAddr, target: String, mut link: watch::Receiver<Link>) {
+    if link.borrow().is_cut(client) {
         return;
     }
     let Ok(to) = TcpStream::connect(target).await else { return };
@@ -95,7 +126,7 @@ async fn carry(from: TcpStream, target: String, mut link: watch::Receiver<Link>)
         () = one_way(from_read, to_write, || there.borrow().there) => (),
         () = one_way(to_read, from_write, || back.borrow().back) => (),
         // The sender lives as long as the relay.
-        _ = link.wait_for(|link| link.cut) => (),
+        _ = link.wait_for(|link| link.is_cut(client)) => (),
     }
 }
 
