@@ -1,11 +1,14 @@
-//! `flotilla bench`: closed-loop load with latency percentiles.
+//! `flotilla bench`: load with latency percentiles, closed or open loop.
 //!
-//! A workload prepares its table ([`workload`]), then its clients each keep one request in flight on
-//! one connection of their own ([`driver`]) until the time is over; what they measured is merged
-//! and printed ([`report`]). A new workload is a new [`workload::Workload`] and a subcommand here.
-//! [`tpch`] is another thing: it runs queries on a cluster and on plain SQLite, and compares.
+//! A cluster is there, or is started for the run ([`own`]). A workload prepares its table ([`workload`]),
+//! then its clients each keep one request in flight on one connection of their own ([`driver`]) until the
+//! time is over; what they measured is merged and printed with the [`machine`] that it was measured on
+//! ([`report`]). A new workload is a new [`workload::Workload`] and a subcommand here. [`tpch`] is another
+//! thing: it runs queries on a cluster and on plain SQLite, and compares.
 
 mod driver;
+mod machine;
+mod own;
 mod report;
 mod tpch;
 mod workload;
@@ -14,22 +17,28 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use self::driver::Settings;
+use self::own::process::Usage;
+use self::own::{Target, TargetArgs, until_stopped};
+use self::report::{Point, Report, Run};
 use self::workload::{PointRead, PointWrite, Workload};
 use super::sql::Level;
-use super::{CommandError, Endpoint, duration, finish};
+use super::{CommandError, duration, finish};
 
-/// Measure throughput and latency of a running cluster
+/// Measure throughput and latency of a cluster
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   flotilla bench write                              one client, 10 s
   flotilla bench write --clients 64 --duration 30s
+  flotilla bench write --self --nodes 3 --shards 2 --clients 1,16,64 --repeat 3
+  flotilla bench write --clients 64 --rate 2000     2000 requests per second, whatever the answers do
   flotilla bench read --clients 16 --rows 100000 --level lease
   flotilla bench write --json > write.json
   flotilla bench tpch --scale 0.01                  loads TPC-H, then compares with SQLite
 
 Closed loop: each client sends its next request when the last is answered, so throughput and
-latency depend on each other. Ctrl-C stops early and still prints.
+latency depend on each other. Open loop (--rate): latency counts from when a request was due.
+Ctrl-C stops early and still prints.
 
 Exit code: 0 measured, 1 nothing succeeded or the set-up failed, 2 wrong usage.")]
 pub struct BenchArgs {
@@ -59,16 +68,22 @@ enum WorkloadArgs {
 #[derive(Clone, Debug, clap::Args)]
 struct CommonArgs {
     #[command(flatten)]
-    endpoint: Endpoint,
-    /// Requests in flight, each on a connection of its own
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    clients: u32,
+    target: TargetArgs,
+    /// Requests in flight, each on a connection of its own; several numbers are measured one after the other
+    #[arg(long, default_value = "1", value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    clients: Vec<u32>,
     /// How long to measure: 10s, 500ms, 2m
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = duration::parse)]
     duration: Duration,
     /// How long to run before measuring
     #[arg(long, default_value = "2s", value_name = "TIME", value_parser = duration::parse)]
     warmup: Duration,
+    /// Requests per second of an open loop
+    #[arg(long, value_name = "PER SECOND", value_parser = parse_rate)]
+    rate: Option<f64>,
+    /// Runs of each measurement; the one with the median throughput is reported
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    repeat: u32,
     /// The table, hash-sharded by its column `id`
     #[arg(long, default_value = "bench", value_parser = workload::parse_table_name)]
     table: String,
@@ -86,6 +101,13 @@ struct CommonArgs {
     json: bool,
 }
 
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.01..=10_000_000.0).contains(&rate) => Ok(rate),
+        _ => Err("a number of requests per second, from 0.01 to 10000000".into()),
+    }
+}
+
 /// Runs `flotilla bench`.
 pub async fn run(args: BenchArgs) -> ExitCode {
     finish(run_inner(args).await)
@@ -94,45 +116,103 @@ pub async fn run(args: BenchArgs) -> ExitCode {
 async fn run_inner(args: BenchArgs) -> Result<(), CommandError> {
     match args.workload {
         WorkloadArgs::Write(common) => {
-            let workload = PointWrite::new(&common.table, common.clients);
-            measure(common, workload).await
+            let table = common.table.clone();
+            measure(common, |clients| PointWrite::new(&table, clients)).await
         }
         WorkloadArgs::Read { common, rows, level } => {
-            let workload = PointRead::new(&common.table, rows, level);
-            measure(common, workload).await
+            let table = common.table.clone();
+            measure(common, |_| PointRead::new(&table, rows, level)).await
         }
         WorkloadArgs::Tpch(args) => tpch::run(args).await,
     }
 }
 
-async fn measure(args: CommonArgs, workload: impl Workload) -> Result<(), CommandError> {
+/// Measures a workload with each number of clients, and prints the report.
+async fn measure<W: Workload>(args: CommonArgs, workload: impl Fn(u32) -> W) -> Result<(), CommandError> {
     if args.duration.is_zero() {
         return Err(CommandError::Usage("--duration is longer than nothing".into()));
     }
+    let mut target = args.target.ready().await?;
+    let machine = machine_of(&target).await?;
+    let first = workload(args.clients[0]);
     if !args.no_setup {
-        workload.set_up(&mut args.endpoint.client()).await?;
+        until_stopped(first.set_up(&mut target.client())).await??;
     }
-    let settings = Settings {
-        url: args.endpoint.url,
-        clients: args.clients,
-        threads: args.threads.min(args.clients),
-        duration: args.duration,
-        warmup: args.warmup,
-    };
+    let mut points = vec![];
+    'all: for clients in &args.clients {
+        let settings = settings(&args, &target, *clients);
+        let mut runs = vec![];
+        for _ in 0..args.repeat {
+            let run = one_run(&mut target, &settings, workload(*clients)).await?;
+            let stopped = run.outcome.stopped_early;
+            runs.push(run);
+            if stopped {
+                points.push(Point::new(&settings, runs));
+                break 'all;
+            }
+        }
+        points.push(Point::new(&settings, runs));
+    }
     let mut described = vec![("table", serde_json::json!(args.table))];
-    described.extend(workload.settings());
-    let name = workload.name();
-    let outcome = driver::run(&settings, workload).await?;
-    let report = report::Report::new(name, &settings, described, &outcome);
+    described.extend(first.settings());
+    let cluster = target.describe().await;
+    let report = Report::new(first.name(), described, machine, cluster, points);
+    // The cluster goes before its figures are read.
+    drop(target);
     if args.json {
         println!("{}", report.json());
     } else {
         print!("{}", report.text());
     }
-    if outcome.recorder.succeeded() == 0 {
-        return Err(CommandError::Failed("no request succeeded".into()));
+    match report.succeeded() {
+        0 => Err(CommandError::Failed("no request succeeded".into())),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// The machine; for an own cluster with the time of a disk sync.
+async fn machine_of(target: &Target) -> Result<serde_json::Value, CommandError> {
+    let folder = target.own.as_ref().map(|own| own.folder().to_owned());
+    let described = tokio::task::spawn_blocking(move || machine::describe(folder.as_deref()));
+    until_stopped(described).await?.map_err(|error| CommandError::Failed(error.to_string()))
+}
+
+fn settings(args: &CommonArgs, target: &Target, clients: u32) -> Settings {
+    Settings {
+        url: target.url.clone(),
+        clients,
+        threads: args.threads.min(clients),
+        duration: args.duration,
+        warmup: args.warmup,
+        rate: args.rate,
+    }
+}
+
+/// Runs once, and finds out what the processes of an own cluster used while it was measured.
+async fn one_run(target: &mut Target, settings: &Settings, workload: impl Workload) -> Result<Run, CommandError> {
+    let mut before: Vec<Usage> = vec![];
+    let warm = async {
+        tokio::time::sleep(settings.warmup).await;
+        let (clients, time) = (settings.clients, duration::show(settings.duration));
+        eprintln!("measuring {} with {clients} clients for {time}", settings.url);
+        before = usages(target);
+        std::future::pending().await
+    };
+    let outcome = driver::run(settings, workload, warm).await?;
+    let after = usages(target);
+    let names = target.own.iter().flat_map(|own| own.processes.iter().map(|process| process.name().to_owned()));
+    let used = names
+        .zip(before.into_iter().zip(after))
+        .map(|(name, (before, after))| (name, Usage { cpu: after.cpu.saturating_sub(before.cpu), ..after }))
+        .collect();
+    if let Some(own) = &mut target.own {
+        own.check()?;
+    }
+    Ok(Run { outcome, used })
+}
+
+fn usages(target: &Target) -> Vec<Usage> {
+    target.own.iter().flat_map(|own| own.processes.iter().map(own::process::Process::usage)).collect()
 }
 
 #[cfg(test)]

@@ -118,7 +118,7 @@ impl Cluster {
             node.process.args_mut().extend(flag("--seed-nodes", &seeds));
             node.process.args_mut().extend(flag("--groups", groups));
             if let Some(relay) = &mut node.relay {
-                relay.open().await;
+                relay.open().await.expect("the relay can listen");
             }
             node.process.start();
         }

@@ -23,6 +23,7 @@ pub mod load;
 pub mod owners;
 pub mod ports;
 pub mod process;
+#[path = "../../../deploy/src/commands/bench/own/relay.rs"]
 pub mod relay;
 pub mod session;
 #[path = "../../../deploy/src/commands/bench/tpch/data.rs"]

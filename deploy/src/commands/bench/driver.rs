@@ -1,20 +1,25 @@
-//! The closed loop: clients on few threads, each with one connection and one request in flight.
+//! Clients on few threads, each with one connection and one request in flight.
+//!
+//! In a closed loop a client sends its next request when the last is answered. In an open loop (a rate
+//! is given) requests are due at fixed times whatever the answers do: the next free client sends the next
+//! one, and its latency counts from when it was due. So a stall is seen by all requests that fell into
+//! it, not just by those in flight ("coordinated omission").
 //!
 //! Each thread has a runtime of its own for that thread alone: no lock and no wake-up of another
 //! core per request, since the generator often shares its cores with the cluster under test.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
-use super::workload::Workload;
-use crate::commands::CommandError;
+use super::workload::{Turn, Workload};
+use crate::commands::{CommandError, stop_signal};
 use crate::http_client::{BaseUrl, Connection, HttpError, Reply};
 
 /// Three digits: the percentiles are right to 0.1 %.
@@ -25,6 +30,10 @@ const LONGEST_US: u64 = 3_600_000_000;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// Requests still in flight after the end are waited for: dropping the slowest would flatter.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Timers are rounded up to whole milliseconds. A request that waits for its time and wakes up this much
+/// later was delayed by the timer, not by the cluster, and counts from when it was sent.
+const TIMER_SLACK: Duration = Duration::from_millis(2);
 
 /// How to run, whatever the workload.
 #[derive(Clone, Debug)]
@@ -39,6 +48,8 @@ pub struct Settings {
     pub duration: Duration,
     /// How long to run before.
     pub warmup: Duration,
+    /// Requests per second of an open loop; none for a closed loop.
+    pub rate: Option<f64>,
 }
 
 /// What was measured by a thread, or by all.
@@ -46,17 +57,22 @@ pub struct Settings {
 pub struct Recorder {
     /// Of successful requests, in microseconds.
     pub latency_us: Histogram<u64>,
+    /// The same by kind of operation.
+    pub kinds: BTreeMap<&'static str, Histogram<u64>>,
     /// Successful requests answered before the end, which is what throughput counts.
     pub answered_in_time: u64,
     /// Failed requests by code.
     pub errors: BTreeMap<String, u64>,
 }
 
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LONGEST_US, SIGNIFICANT_DIGITS)
+        .expect("bounds and number of digits are valid constants")
+}
+
 impl Default for Recorder {
     fn default() -> Self {
-        let latency_us = Histogram::new_with_bounds(1, LONGEST_US, SIGNIFICANT_DIGITS)
-            .expect("bounds and number of digits are valid constants");
-        Self { latency_us, answered_in_time: 0, errors: BTreeMap::new() }
+        Self { latency_us: histogram(), kinds: BTreeMap::new(), answered_in_time: 0, errors: BTreeMap::new() }
     }
 }
 
@@ -66,9 +82,10 @@ impl Recorder {
         self.latency_us.len()
     }
 
-    fn success(&mut self, latency: Duration, in_time: bool) {
-        let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.latency_us.saturating_record(latency_us.max(1));
+    fn success(&mut self, kind: &'static str, latency: Duration, in_time: bool) {
+        let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).max(1);
+        self.latency_us.saturating_record(latency_us);
+        self.kinds.entry(kind).or_insert_with(histogram).saturating_record(latency_us);
         self.answered_in_time += u64::from(in_time);
     }
 
@@ -77,7 +94,11 @@ impl Recorder {
     }
 
     fn merge(&mut self, other: &Self) {
-        self.latency_us.add(&other.latency_us).expect("all histograms have the same bounds");
+        let same = "all histograms have the same bounds";
+        self.latency_us.add(&other.latency_us).expect(same);
+        for (kind, latency_us) in &other.kinds {
+            self.kinds.entry(kind).or_insert_with(histogram).add(latency_us).expect(same);
+        }
         self.answered_in_time += other.answered_in_time;
         for (code, n) in &other.errors {
             *self.errors.entry(code.clone()).or_default() += n;
@@ -97,45 +118,88 @@ pub struct Outcome {
 }
 
 /// When to measure.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Window {
     from: Instant,
     until: Instant,
+    /// Set when the end came before `until`.
+    ended: Arc<OnceLock<Instant>>,
 }
 
-/// Runs a workload until its time is over or Ctrl-C.
+impl Window {
+    fn until(&self) -> Instant {
+        self.ended.get().copied().unwrap_or(self.until)
+    }
+}
+
+/// When requests of one thread are due. Its clients take turns from it.
+struct Pace {
+    start: Instant,
+    per_second: f64,
+    /// The first turn of this thread, then every `threads`-th.
+    next: Cell<u64>,
+    threads: u64,
+}
+
+impl Pace {
+    fn take(&self) -> Instant {
+        let turn = self.next.replace(self.next.get() + self.threads);
+        self.start + Duration::from_secs_f64(turn as f64 / self.per_second)
+    }
+}
+
+/// Runs a workload until its time is over, `end` is done, or Ctrl-C.
 ///
 /// # Errors
 /// When a thread cannot be started.
-pub async fn run(settings: &Settings, workload: impl Workload) -> Result<Outcome, CommandError> {
+pub async fn run(
+    settings: &Settings,
+    workload: impl Workload,
+    end: impl Future<Output = ()>,
+) -> Result<Outcome, CommandError> {
     let workload = Arc::new(workload);
-    let from = Instant::now() + settings.warmup;
-    let window = Window { from, until: from + settings.duration };
-    let (stop, stopped) = watch::channel(None);
+    let start = Instant::now();
+    let from = start + settings.warmup;
+    let window = Window { from, until: from + settings.duration, ended: Arc::default() };
+    let (stop, stopped) = watch::channel(());
     let mut threads = Vec::new();
     for thread in 0..settings.threads {
         let clients: Vec<u32> = (thread..settings.clients).step_by(settings.threads as usize).collect();
-        let (url, workload, stopped) = (settings.url.clone(), workload.clone(), stopped.clone());
+        let (url, workload, stopped, window) =
+            (settings.url.clone(), workload.clone(), stopped.clone(), window.clone());
+        let (next, threads_count) = (Cell::new(thread.into()), settings.threads.into());
+        let pace = settings.rate.map(|per_second| Pace { start, per_second, next, threads: threads_count });
         let (done, ended) = tokio::sync::oneshot::channel();
         std::thread::Builder::new()
             .name(format!("bench-{thread}"))
             .spawn(move || {
                 // Nobody listens when the command was dropped; then nothing is lost.
-                let _ = done.send(drive(&url, &workload, clients, window, stopped));
+                let _ = done.send(drive(&url, &workload, clients, &window, pace, stopped));
             })
             .map_err(|error| CommandError::io("cannot start a thread", &error))?;
         threads.push(ended);
     }
     drop(stopped);
     let mut all = futures::future::join_all(threads);
-    let mut stopped_at = None;
+    let mut stopped_early = false;
     let ended = tokio::select! {
-        ended = &mut all => ended,
-        _ = tokio::signal::ctrl_c() => {
-            let now = Instant::now();
-            stopped_at = Some(now);
-            stop.send_replace(Some(now));
+        biased;
+        () = stop_signal() => {
+            stopped_early = true;
+            window.ended.get_or_init(Instant::now);
+            stop.send_replace(());
             all.await
+        }
+        ended = &mut all => ended,
+        () = end => {
+            window.ended.get_or_init(Instant::now);
+            match tokio::time::timeout(DRAIN_TIMEOUT, &mut all).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    stop.send_replace(());
+                    all.await
+                }
+            }
         }
     };
     let mut recorder = Recorder::default();
@@ -143,8 +207,8 @@ pub async fn run(settings: &Settings, workload: impl Workload) -> Result<Outcome
         let measured = thread.map_err(|_| CommandError::Failed("a benchmark thread stopped".into()))?;
         recorder.merge(&measured.map_err(|error| CommandError::io("cannot start a runtime", &error))?);
     }
-    let measured = stopped_at.unwrap_or(window.until).saturating_duration_since(window.from);
-    Ok(Outcome { recorder, measured, stopped_early: stopped_at.is_some() })
+    let measured = window.until().saturating_duration_since(window.from);
+    Ok(Outcome { recorder, measured, stopped_early })
 }
 
 /// One thread with its clients.
@@ -152,17 +216,20 @@ fn drive(
     url: &BaseUrl,
     workload: &Arc<impl Workload>,
     clients: Vec<u32>,
-    window: Window,
-    mut stopped: watch::Receiver<Option<Instant>>,
+    window: &Window,
+    pace: Option<Pace>,
+    mut stopped: watch::Receiver<()>,
 ) -> std::io::Result<Recorder> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let recorder = Rc::new(RefCell::new(Recorder::default()));
+    let pace = Rc::new(pace);
     let local = LocalSet::new();
     let running: Vec<_> = clients
         .into_iter()
         .map(|number| {
-            let client = Client { number, url: url.clone(), workload: workload.clone(), recorder: recorder.clone() };
-            local.spawn_local(client.run(window))
+            let (recorder, pace, window) = (recorder.clone(), pace.clone(), window.clone());
+            let client = Client { number, url: url.clone(), workload: workload.clone(), recorder, pace, window };
+            local.spawn_local(client.run())
         })
         .collect();
     runtime.block_on(local.run_until(async {
@@ -183,22 +250,20 @@ struct Client<W> {
     url: BaseUrl,
     workload: Arc<W>,
     recorder: Rc<RefCell<Recorder>>,
+    pace: Rc<Option<Pace>>,
+    window: Window,
 }
 
 impl<W: Workload> Client<W> {
-    async fn run(self, window: Window) {
+    async fn run(self) {
         let mut connection = None;
         let mut sequence = 0;
-        loop {
-            let start = Instant::now();
-            if start >= window.until {
-                return;
-            }
-            let outcome = self.request(&mut connection, sequence).await;
+        while let Some(begin) = self.turn().await {
+            let outcome = self.operation(&mut connection, sequence).await;
             let end = Instant::now();
             let failed = outcome.is_err();
-            if start >= window.from {
-                self.record(outcome, end - start, end <= window.until);
+            if begin >= self.window.from {
+                self.record(sequence, outcome, end - begin, end <= self.window.until());
             }
             if failed {
                 // Also after a refusal: a closed loop on an immediate 503 would only burn both sides.
@@ -208,26 +273,59 @@ impl<W: Workload> Client<W> {
         }
     }
 
-    fn record(&self, outcome: Result<(), String>, latency: Duration, in_time: bool) {
+    /// Waits for the time of the next operation, and gives the moment from which it counts; none at the end.
+    async fn turn(&self) -> Option<Instant> {
+        let Some(pace) = &*self.pace else {
+            let now = Instant::now();
+            return (now < self.window.until()).then_some(now);
+        };
+        loop {
+            let due = pace.take();
+            if due >= self.window.until() {
+                return None;
+            }
+            if Instant::now() < due {
+                tokio::time::sleep_until(due.into()).await;
+                let now = Instant::now();
+                return (now < self.window.until()).then_some(if now - due < TIMER_SLACK { now } else { due });
+            }
+            if Instant::now() < self.window.until() {
+                return Some(due);
+            }
+            // Due before the end, but no client was free: it must not be forgotten.
+            if due >= self.window.from {
+                self.recorder.borrow_mut().error("not_sent_in_time".into());
+            }
+        }
+    }
+
+    fn record(&self, sequence: u64, outcome: Result<(), String>, latency: Duration, in_time: bool) {
         let mut recorder = self.recorder.borrow_mut();
         match outcome {
-            Ok(()) => recorder.success(latency, in_time),
+            Ok(()) => recorder.success(self.workload.kind(self.number, sequence), latency, in_time),
             Err(code) => recorder.error(code),
         }
     }
 
+    async fn operation(&self, connection: &mut Option<Connection>, sequence: u64) -> Result<(), String> {
+        for step in 0..self.workload.steps(self.number, sequence) {
+            self.request(connection, Turn { client: self.number, sequence, step }).await?;
+        }
+        Ok(())
+    }
+
     /// One request; the error is the code to count it under.
-    async fn request(&self, connection: &mut Option<Connection>, sequence: u64) -> Result<(), String> {
+    async fn request(&self, connection: &mut Option<Connection>, turn: Turn) -> Result<(), String> {
         let mut open = match connection.take() {
             Some(open) => open,
             None => Connection::open(&self.url).await.map_err(|error| error_code(&error))?,
         };
-        let call = self.workload.request(self.number, sequence);
+        let call = self.workload.request(turn);
         let reply: Reply = open.send(&call).await.map_err(|error| error_code(&error))?;
         *connection = Some(open);
         match reply.error() {
             Some(error) => Err(error.code),
-            None => self.workload.check(self.number, sequence, &reply),
+            None => self.workload.check(turn, &reply),
         }
     }
 }
@@ -252,7 +350,7 @@ mod tests {
         let mut all = Recorder::default();
         for (ms, in_time) in [(44, true), (44, true), (44, true), (10_000_000, false)] {
             let mut one = Recorder::default();
-            one.success(Duration::from_millis(ms), in_time);
+            one.success("write", Duration::from_millis(ms), in_time);
             all.merge(&one);
         }
         assert_eq!((all.succeeded(), all.answered_in_time), (4, 3));

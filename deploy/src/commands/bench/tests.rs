@@ -14,6 +14,7 @@ fn settings(server: &TestServer, clients: u32, threads: u32) -> Settings {
         threads,
         duration: Duration::from_millis(300),
         warmup: Duration::from_millis(50),
+        rate: None,
     }
 }
 
@@ -23,7 +24,7 @@ async fn writes() {
     let server = TestServer::start(|_| Answer::Json(200, json!({ "results": [{ "rows_affected": 1 }] }))).await;
     let workload = PointWrite::new("bench", 5);
     workload.set_up(&mut server.client()).await.unwrap();
-    let outcome = driver::run(&settings(&server, 5, 2), workload).await.unwrap();
+    let outcome = driver::run(&settings(&server, 5, 2), workload, std::future::pending()).await.unwrap();
     assert!(outcome.recorder.errors.is_empty(), "{:?}", outcome.recorder.errors);
     let seen = server.seen();
     assert!(seen[0].body["query"].as_str().unwrap().starts_with("CREATE TABLE IF NOT EXISTS bench"));
@@ -63,9 +64,38 @@ async fn reads() {
     let before = server.seen().len();
     workload().set_up(&mut server.client()).await.unwrap();
     assert_eq!(server.seen().len(), before + 3, "loaded twice");
-    let outcome = driver::run(&settings(&server, 2, 1), PointRead::new("bench", 8, None)).await.unwrap();
+    let outcome =
+        driver::run(&settings(&server, 2, 1), PointRead::new("bench", 8, None), std::future::pending()).await.unwrap();
     assert!(outcome.recorder.succeeded() > 0);
     assert_eq!(outcome.recorder.errors.keys().collect::<Vec<_>>(), ["wrong_row"]);
+}
+
+/// An open loop keeps its rate while the server answers, and ends when it is told to; requests that were
+/// due during a stall count from then, though only one of them was in flight.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_loop_sees_a_stall() {
+    let stalled = std::sync::atomic::AtomicU32::new(0);
+    let server = TestServer::start(move |_| {
+        if stalled.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 100 {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Answer::Json(200, json!({ "results": [{ "rows_affected": 1 }] }))
+    })
+    .await;
+    let settings = Settings {
+        rate: Some(500.0),
+        duration: Duration::from_secs(3600),
+        warmup: Duration::ZERO,
+        ..settings(&server, 1, 1)
+    };
+    let end = tokio::time::sleep(Duration::from_secs(1));
+    let outcome = driver::run(&settings, PointWrite::new("bench", 1), end).await.unwrap();
+    let recorder = &outcome.recorder;
+    assert!((300..=500).contains(&recorder.succeeded()), "{} of 500", recorder.succeeded());
+    // A closed loop would have seen one slow request; 100 were due in those 200 ms.
+    let slow = recorder.latency_us.count_between(50_000, 10_000_000);
+    assert!(slow >= 50, "{slow} requests saw the stall");
+    assert!(!outcome.stopped_early && outcome.measured < Duration::from_secs(3));
 }
 
 /// Nobody listens: the errors are counted under a name, and the run ends on time.
@@ -78,8 +108,9 @@ async fn nobody_listens() {
         threads: 1,
         duration: Duration::from_millis(200),
         warmup: Duration::ZERO,
+        rate: None,
     };
-    let outcome = driver::run(&settings, PointWrite::new("bench", 2)).await.unwrap();
+    let outcome = driver::run(&settings, PointWrite::new("bench", 2), std::future::pending()).await.unwrap();
     assert_eq!(outcome.recorder.succeeded(), 0);
     assert_eq!(outcome.recorder.errors.keys().collect::<Vec<_>>(), ["cannot_connect"]);
 }
@@ -96,7 +127,7 @@ fn arguments() {
     let Ok(WorkloadArgs::Write(args)) = parse("bench write --clients 64 --duration 500ms --no-setup") else {
         panic!("refused")
     };
-    assert_eq!((args.clients, args.duration, args.no_setup), (64, Duration::from_millis(500), true));
+    assert_eq!((args.clients, args.duration, args.no_setup), (vec![64], Duration::from_millis(500), true));
     let Ok(WorkloadArgs::Write(args)) = parse("bench write --no-setup --setup") else { panic!("refused") };
     assert!(!args.no_setup);
     assert!(parse("bench").is_err() && parse("bench write --clients 0").is_err());

@@ -24,8 +24,9 @@ use serde_json::{Value as Json, json};
 
 use self::data::{Row, TableData};
 use self::queries::QUERIES;
+use super::own::{Target, TargetArgs, until_stopped};
 use super::workload;
-use crate::commands::{CommandError, Endpoint, call, call_once, output, parse};
+use crate::commands::{CommandError, call, call_once, output, parse};
 use crate::http_client::{ApiError, Call, Client};
 
 /// Statements of one request while loading.
@@ -50,7 +51,7 @@ const QUERY_PATH: &str = "/query?timeout=60s";
 #[derive(Clone, Debug, clap::Args)]
 pub struct TpchArgs {
     #[command(flatten)]
-    endpoint: Endpoint,
+    target: TargetArgs,
     /// Size: 1 is six million line items. All rows are held in memory while they are loaded
     #[arg(long, default_value_t = 0.01, value_parser = parse_scale)]
     scale: f64,
@@ -89,10 +90,15 @@ type Outcome = Result<Measured, ApiError>;
 
 /// Loads what is missing, measures, prints.
 pub async fn run(args: TpchArgs) -> Result<(), CommandError> {
-    let mut client = args.endpoint.client();
+    let target = args.target.ready().await?;
+    until_stopped(measure_all(&args, &target)).await?
+}
+
+async fn measure_all(args: &TpchArgs, target: &Target) -> Result<(), CommandError> {
+    let mut client = target.client();
     let tables = data::tables(args.scale);
     for table in &tables {
-        load(&args.endpoint, &mut client, table).await?;
+        load(target, &mut client, table).await?;
     }
     let folder = tempfile::tempdir().map_err(|error| CommandError::io("a temporary folder", &error))?;
     let path = args.sqlite.clone().unwrap_or_else(|| folder.path().join("tpch.db"));
@@ -106,7 +112,7 @@ pub async fn run(args: TpchArgs) -> Result<(), CommandError> {
             Err(error) => return Err(error),
         }
     }
-    print(&args, &lines);
+    print(args, &lines);
     let right = |line: &Outcome| line.as_ref().is_ok_and(|measured| measured.same);
     match lines.iter().filter(|(_, line)| !right(line)).map(|(name, _)| *name).collect::<Vec<_>>()[..] {
         [] => Ok(()),
@@ -115,7 +121,7 @@ pub async fn run(args: TpchArgs) -> Result<(), CommandError> {
 }
 
 /// Makes a table in the cluster and fills it, unless that was done.
-async fn load(endpoint: &Endpoint, client: &mut Client, table: &TableData) -> Result<(), CommandError> {
+async fn load(target: &Target, client: &mut Client, table: &TableData) -> Result<(), CommandError> {
     let create = table.create.replacen("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1);
     workload::execute(client, json!({ "query": create })).await?;
     if !table.shard_key.is_empty() {
@@ -140,7 +146,7 @@ async fn load(endpoint: &Endpoint, client: &mut Client, table: &TableData) -> Re
         inserts(table).chunks(BATCH_STATEMENTS).map(|batch| json!({ "statements": batch }).to_string()).collect();
     let queue = Arc::new(Mutex::new(queue));
     let loaders = (0..LOADERS).map(|_| {
-        let (queue, mut client) = (Arc::clone(&queue), endpoint.client());
+        let (queue, mut client) = (Arc::clone(&queue), target.client());
         tokio::spawn(async move {
             loop {
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();

@@ -25,14 +25,35 @@ pub trait Workload: Send + Sync + 'static {
     /// Makes the cluster ready.
     fn set_up(&self, client: &mut Client) -> impl Future<Output = Result<(), CommandError>>;
 
-    /// Request number `sequence` of client number `client`, both from 0.
-    fn request(&self, client: u32, sequence: u64) -> Call;
+    /// What operation number `sequence` of a client is, in reports.
+    fn kind(&self, _client: u32, _sequence: u64) -> &'static str {
+        self.name()
+    }
+
+    /// Requests of that operation, one after the other.
+    fn steps(&self, _client: u32, _sequence: u64) -> u32 {
+        1
+    }
+
+    /// A request.
+    fn request(&self, turn: Turn) -> Call;
 
     /// Checks the successful reply to that request; the error is the code to count it under.
     ///
     /// # Errors
     /// When the reply does not say what it must.
-    fn check(&self, client: u32, sequence: u64, reply: &Reply) -> Result<(), String>;
+    fn check(&self, turn: Turn, reply: &Reply) -> Result<(), String>;
+}
+
+/// Which request; all numbers are from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The client.
+    pub client: u32,
+    /// Its operation.
+    pub sequence: u64,
+    /// The request of that operation.
+    pub step: u32,
 }
 
 /// A table name that needs no quotes.
@@ -117,7 +138,7 @@ impl Workload for PointWrite {
         create_table(client, &self.table).await
     }
 
-    fn request(&self, client: u32, sequence: u64) -> Call {
+    fn request(&self, Turn { client, sequence, .. }: Turn) -> Call {
         // Nothing in it needs escaping, and the generator shares its cores with the cluster.
         let id = self.id(client, sequence);
         let body = format!(
@@ -127,7 +148,7 @@ impl Workload for PointWrite {
         Call::post("/execute", body)
     }
 
-    fn check(&self, _client: u32, _sequence: u64, reply: &Reply) -> Result<(), String> {
+    fn check(&self, _turn: Turn, reply: &Reply) -> Result<(), String> {
         // As the server writes it; parsed only when it was written otherwise.
         if contains(&reply.body, b"\"rows_affected\":1}") {
             return Ok(());
@@ -202,12 +223,12 @@ impl Workload for PointRead {
         Ok(())
     }
 
-    fn request(&self, client: u32, sequence: u64) -> Call {
+    fn request(&self, Turn { client, sequence, .. }: Turn) -> Call {
         let body = format!("{{\"query\":\"{}\",\"args\":[{}]}}", self.select, self.id(client, sequence));
         Call::post(self.path.as_str(), body)
     }
 
-    fn check(&self, client: u32, sequence: u64, reply: &Reply) -> Result<(), String> {
+    fn check(&self, Turn { client, sequence, .. }: Turn, reply: &Reply) -> Result<(), String> {
         let expected = format!("\"{}\"", row_name(self.id(client, sequence)));
         if contains(&reply.body, expected.as_bytes()) { Ok(()) } else { Err(failure_in(reply, "wrong_row")) }
     }
@@ -240,6 +261,8 @@ mod tests {
 
     use super::*;
 
+    const FIRST: Turn = Turn { client: 0, sequence: 0, step: 0 };
+
     fn reply(body: &'static str) -> Reply {
         Reply { status: 200, retry_after: None, body: Bytes::from(body) }
     }
@@ -251,16 +274,17 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for client in 0..7 {
             for sequence in 0..100 {
-                let body: Json = serde_json::from_slice(&workload.request(client, sequence).body).unwrap();
+                let body: Json =
+                    serde_json::from_slice(&workload.request(Turn { client, sequence, step: 0 }).body).unwrap();
                 assert!(seen.insert(body["args"][0].as_i64().unwrap()));
                 assert_eq!(body["args"].as_array().unwrap().len(), 3);
             }
         }
-        assert_eq!(workload.check(0, 0, &reply(r#"{"results":[{"last_insert_id":1,"rows_affected":1}]}"#)), Ok(()));
-        assert_eq!(workload.check(0, 0, &reply(r#"{"results": [{"rows_affected": 1, "x": 0}]}"#)), Ok(()));
-        assert_eq!(workload.check(0, 0, &reply(r#"{"results":[{"rows_affected":10}]}"#)), Err("not_inserted".into()));
+        assert_eq!(workload.check(FIRST, &reply(r#"{"results":[{"last_insert_id":1,"rows_affected":1}]}"#)), Ok(()));
+        assert_eq!(workload.check(FIRST, &reply(r#"{"results": [{"rows_affected": 1, "x": 0}]}"#)), Ok(()));
+        assert_eq!(workload.check(FIRST, &reply(r#"{"results":[{"rows_affected":10}]}"#)), Err("not_inserted".into()));
         let failed = reply(r#"{"results":[{"error":{"code":"constraint","message":"m"}}]}"#);
-        assert_eq!(workload.check(0, 0, &failed), Err("constraint".into()));
+        assert_eq!(workload.check(FIRST, &failed), Err("constraint".into()));
     }
 
     /// Reads stay within the rows and reach most of them; another row is not the right answer.
@@ -269,9 +293,9 @@ mod tests {
         let workload = PointRead::new("bench", 100, Some(Level::Lease));
         let ids: std::collections::HashSet<u64> = (0..1000).map(|sequence| workload.id(0, sequence)).collect();
         assert!(ids.len() > 90 && ids.iter().all(|id| (1..=100).contains(id)));
-        let call = workload.request(0, 0);
+        let call = workload.request(FIRST);
         assert_eq!(call.path, "/query?level=lease");
-        assert_eq!(workload.check(0, 0, &reply(r#"{"results":[{"values":[]}]}"#)), Err("wrong_row".into()));
+        assert_eq!(workload.check(FIRST, &reply(r#"{"results":[{"values":[]}]}"#)), Err("wrong_row".into()));
     }
 
     /// Names go into SQL as they are.

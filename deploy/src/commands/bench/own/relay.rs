@@ -56,16 +56,17 @@ impl Relay {
 
     /// Starts to listen.
     ///
-    /// # Panics
+    /// # Errors
     /// When the address is in use.
-    pub async fn open(&mut self) {
-        let listener = TcpListener::bind(&self.listen).await.expect("the relay can listen");
+    pub async fn open(&mut self) -> std::io::Result<()> {
+        let listener = TcpListener::bind(&self.listen).await?;
         let (target, link) = (self.target.clone(), Arc::clone(&self.link));
         self.accepting = Some(tokio::spawn(async move {
             while let Ok((socket, client)) = listener.accept().await {
                 tokio::spawn(carry(socket, client, target.clone(), link.subscribe()));
             }
         }));
+        Ok(())
     }
 
     /// Half of the round trip that everything takes from now on.

@@ -1,0 +1,133 @@
+//! `flotilla bench --self`: a cluster of its own for one measurement, of which nothing is left afterwards.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use flotilla_tests::harness::binary::flotilla;
+use flotilla_tests::harness::wait::PATIENCE;
+use flotilla_tests::harness::{Client, Reply, eventually};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+/// One cluster at a time has the machine.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A folder in which benchmarks put their data, and the right to run one.
+struct Place {
+    folder: TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Self { folder: tempfile::tempdir().unwrap(), _turn: turn }
+    }
+
+    fn start(&self, line: &str) -> Child {
+        let mut command = Command::new(flotilla());
+        command.arg("bench").args(line.split(' ')).args(["--json", "--self", "--folder"]).arg(self.folder.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("the program starts")
+    }
+
+    /// Runs a benchmark to its end and gives its report.
+    fn report(&self, line: &str) -> Json {
+        self.checked(self.start(line).wait_with_output().unwrap())
+    }
+
+    fn checked(&self, output: Output) -> Json {
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{}: {out}{err}", output.status);
+        println!("{out}");
+        self.nothing_is_left();
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"))
+    }
+
+    fn nothing_is_left(&self) {
+        assert_eq!(processes_with(self.folder.path()), Vec::<String>::new());
+        assert_eq!(std::fs::read_dir(self.folder.path()).unwrap().count(), 0, "files are left");
+    }
+}
+
+/// Command lines of processes that name this folder as their data, which proxies do not; but their cluster's.
+fn processes_with(folder: &Path) -> Vec<String> {
+    let folder = folder.display().to_string();
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let lines = processes.filter_map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).ok());
+    lines.map(|line| line.replace('\0', " ")).filter(|line| line.contains(&format!("{folder}/"))).collect()
+}
+
+/// Writes and reads on a cluster of three processes and two shards; the report names the machine, the
+/// cluster and what its processes used.
+#[test]
+fn a_cluster_for_one_measurement() {
+    let place = Place::new();
+    let report = place.report("write --nodes 3 --shards 2 --clients 2,4 --duration 500ms --warmup 200ms --repeat 2");
+    assert_eq!(report["cluster"]["nodes"], 3);
+    assert_eq!(report["cluster"]["shards"], 2);
+    assert!(report["machine"]["sync_us"]["p50"].as_u64().is_some(), "{report}");
+    assert!(report["machine"]["cores"].as_u64().is_some_and(|cores| cores > 0), "{report}");
+    let points = report["points"].as_array().unwrap();
+    assert_eq!(points.len(), 2);
+    for point in points {
+        assert_eq!(point["runs"].as_array().unwrap().len(), 2);
+        assert!(point["succeeded"].as_u64().unwrap() > 0 && point["failed"] == 0, "{point}");
+        let processes = point["processes"].as_array().unwrap();
+        assert_eq!(processes.len(), 4, "three nodes and a proxy: {point}");
+        assert!(processes.iter().all(|process| process["peak_rss_bytes"].as_u64().unwrap() > 1 << 20), "{point}");
+    }
+    let report = place.report("read --nodes 1 --rows 50 --clients 2 --rate 50 --duration 500ms --warmup 100ms");
+    assert!(report["succeeded"].as_u64().unwrap() > 0 && report["failed"] == 0, "{report}");
+    assert_eq!(report["settings"]["loop"], "open");
+}
+
+/// Statements that a proxy has answered, by its own count.
+fn executed(metrics: &Reply) -> u64 {
+    let text = String::from_utf8_lossy(&metrics.body).into_owned();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("flotilla_proxy_requests_total{"));
+    let line = lines.find(|line| line.contains("call=\"/execute\"") && line.contains("status=\"200\""));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+}
+
+/// Ctrl-C during the measurement prints what there is; during the start it ends at once. Either way no
+/// process and no file is left.
+#[tokio::test]
+async fn ctrl_c_leaves_nothing() {
+    let place = Place::new();
+    let interrupt = |child: &Child| {
+        kill_process(Pid::from_raw(child.id() as i32).unwrap(), Signal::INT).unwrap();
+    };
+    let mut child = place.start("write --nodes 1 --duration 1h --warmup 200ms");
+    let said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut said = said.map(|line| line.expect("text"));
+    let measuring = said.find(|line| line.starts_with("measuring")).expect("it measures");
+    let address = measuring.split(' ').nth(1).and_then(|url| url.strip_prefix("http://")).expect("an address");
+    let mut client = Client::new(address);
+    let mut first = None;
+    eventually("writes are answered", PATIENCE, async || {
+        let answered = executed(&client.get("/metrics").await?);
+        match *first.get_or_insert(answered) + 10 {
+            wanted if answered >= wanted => Ok(()),
+            wanted => Err(format!("{answered} of {wanted}")),
+        }
+    })
+    .await;
+    interrupt(&child);
+    let report = place.checked(child.wait_with_output().unwrap());
+    assert_eq!(report["stopped_early"], true);
+
+    let child = place.start("write --nodes 3 --duration 1h");
+    eventually("a node is started", PATIENCE, async || match processes_with(place.folder.path()) {
+        lines if lines.is_empty() => Err("no process".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    place.nothing_is_left();
+}
