@@ -85,6 +85,28 @@ fn a_cluster_for_one_measurement() {
     assert_eq!(report["settings"]["loop"], "open");
 }
 
+/// A table is brought to a second shard while clients update its rows: what was moved, what they noticed,
+/// and what it took are told.
+#[test]
+fn a_move() {
+    let place = Place::new();
+    let report = place
+        .report("move --nodes 1 --shards 1 --bytes 300kB --row-bytes 300 --add-shards 1 --clients 2 --before 500ms");
+    assert_eq!(report["settings"]["rows"], 1000);
+    assert_eq!(report["cluster"]["shards"], 2);
+    assert_eq!(report["slots"], 8192);
+    let rows = report["rows"].as_u64().unwrap();
+    assert!((350..650).contains(&rows), "half of 1000 rows, not {rows}");
+    for figure in ["took_s", "bytes_per_second", "rows_per_second", "log_written_bytes"] {
+        assert!(report[figure].as_f64().unwrap() > 0.0, "{figure}: {report}");
+    }
+    for when in ["clients_before", "clients_during"] {
+        assert!(report[when]["succeeded"].as_u64().unwrap() > 0 && report[when]["failed"] == 0, "{when}: {report}");
+    }
+    let processes = report["processes"].as_array().unwrap();
+    assert!(processes.iter().all(|process| process["peak_rss_bytes"].as_u64().unwrap() > 1 << 20), "{report}");
+}
+
 /// Statements that a proxy has answered, by its own count.
 fn executed(metrics: &Reply) -> u64 {
     let text = String::from_utf8_lossy(&metrics.body).into_owned();

@@ -3,13 +3,18 @@
 //! A cluster is there, or is started for the run ([`own`]). A workload prepares its table ([`workload`]),
 //! then its clients each keep one request in flight on one connection of their own ([`driver`]) until the
 //! time is over; what they measured is merged and printed with the [`machine`] that it was measured on
-//! ([`report`]). A new workload is a new [`workload::Workload`] and a subcommand here. [`tpch`] is another
-//! thing: it runs queries on a cluster and on plain SQLite, and compares.
+//! ([`report`]). A new workload is a new [`workload::Workload`] and a subcommand here. Two do other
+//! things: [`moves`] rebalances a table while clients write, and [`tpch`] runs queries on a cluster and on
+//! plain SQLite, and compares.
 
 mod driver;
+mod filled;
+mod keys;
 mod machine;
+mod moves;
 mod own;
 mod report;
+mod scrape;
 mod tpch;
 mod workload;
 
@@ -34,6 +39,7 @@ Examples:
   flotilla bench write --clients 64 --rate 2000     2000 requests per second, whatever the answers do
   flotilla bench read --clients 16 --rows 100000 --level lease
   flotilla bench write --json > write.json
+  flotilla bench move --self --bytes 1GB            slots move to a new shard while clients write
   flotilla bench tpch --scale 0.01                  loads TPC-H, then compares with SQLite
 
 Closed loop: each client sends its next request when the last is answered, so throughput and
@@ -61,6 +67,8 @@ enum WorkloadArgs {
         #[arg(long, value_enum, value_name = "LEVEL")]
         level: Option<Level>,
     },
+    /// Slots that move to new shards while clients write
+    Move(moves::MoveArgs),
     /// The 22 queries of TPC-H, against one SQLite file with the same rows
     Tpch(tpch::TpchArgs),
 }
@@ -123,6 +131,7 @@ async fn run_inner(args: BenchArgs) -> Result<(), CommandError> {
             let table = common.table.clone();
             measure(common, |_| PointRead::new(&table, rows, level)).await
         }
+        WorkloadArgs::Move(args) => moves::run(args).await,
         WorkloadArgs::Tpch(args) => tpch::run(args).await,
     }
 }

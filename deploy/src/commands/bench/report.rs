@@ -172,7 +172,8 @@ impl Report {
     }
 }
 
-fn cluster_text(cluster: &Json) -> String {
+/// A cluster for people.
+pub fn cluster_text(cluster: &Json) -> String {
     let started = if cluster["started_for_this_run"] == true { ", started for this run" } else { "" };
     let rtt = match cluster["rtt_ms"].as_f64() {
         Some(rtt) if rtt > 0.0 => format!(", {rtt} ms between nodes"),

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value as Json, json};
 
+use super::keys::draw;
 use crate::commands::sql::Level;
 use crate::commands::{CommandError, admin, call, output, parse};
 use crate::http_client::{ApiError, Call, Client, Reply};
@@ -149,15 +150,23 @@ impl Workload for PointWrite {
     }
 
     fn check(&self, _turn: Turn, reply: &Reply) -> Result<(), String> {
-        // As the server writes it; parsed only when it was written otherwise.
-        if contains(&reply.body, b"\"rows_affected\":1}") {
-            return Ok(());
-        }
-        let results: output::Results = serde_json::from_slice(&reply.body).map_err(|_| "not_understood".to_owned())?;
-        match results.results.as_slice() {
-            [one] if one.rows_affected == Some(1) => Ok(()),
-            _ => Err(failure_in(reply, "not_inserted")),
-        }
+        wrote_one(reply, "not_inserted")
+    }
+}
+
+/// Did the statement write one row?
+///
+/// # Errors
+/// The code of the statement's error, or `otherwise`.
+pub fn wrote_one(reply: &Reply, otherwise: &str) -> Result<(), String> {
+    // As the server writes it; parsed only when it was written otherwise.
+    if contains(&reply.body, b"\"rows_affected\":1}") {
+        return Ok(());
+    }
+    let results: output::Results = serde_json::from_slice(&reply.body).map_err(|_| "not_understood".to_owned())?;
+    match results.results.as_slice() {
+        [one] if one.rows_affected == Some(1) => Ok(()),
+        _ => Err(failure_in(reply, otherwise)),
     }
 }
 
@@ -182,13 +191,9 @@ impl PointRead {
         }
     }
 
-    /// Spread over the rows without a pattern that a cache would like (SplitMix64's finalizer,
-    /// Steele et al., OOPSLA 2014), and the same in every run.
+    /// Spread over the rows without a pattern that a cache would like, and the same in every run.
     fn id(&self, client: u32, sequence: u64) -> u64 {
-        let mut x = (u64::from(client) << 40 | sequence).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        1 + (x ^ x >> 31) % self.rows
+        1 + draw(client, sequence, 0) % self.rows
     }
 }
 

@@ -29,7 +29,7 @@ pub struct Usage {
     pub cpu: Duration,
     /// Memory that it holds now.
     pub rss_bytes: u64,
-    /// The most that it has held since its start.
+    /// The most that it has held since its start or [`Process::forget_peak`].
     pub peak_rss_bytes: u64,
 }
 
@@ -85,6 +85,12 @@ impl Process {
     pub fn usage(&self) -> Usage {
         let read = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", self.id())).unwrap_or_default();
         usage(&read("stat"), &read("status"))
+    }
+
+    /// Lets the peak start anew at what it holds now.
+    pub fn forget_peak(&self) {
+        // 5 resets the peak (proc(5), clear_refs). Without it the peak is that since the start.
+        fs::write(format!("/proc/{}/clear_refs", self.id()), "5").ok();
     }
 }
 
