@@ -85,6 +85,30 @@ fn a_cluster_for_one_measurement() {
     assert_eq!(report["settings"]["loop"], "open");
 }
 
+/// Each of YCSB's mixes does all its kinds of operations, and queries over all shards give the right answers.
+#[test]
+fn mixes_and_scatters() {
+    let place = Place::new();
+    let run = "--nodes 1 --shards 2 --clients 2 --duration 1s --warmup 100ms";
+    for (mix, kinds) in [
+        ("a", &["read", "update"][..]),
+        ("d --keys latest", &["insert", "read"]),
+        ("e --keys uniform", &["insert", "scan"]),
+        ("f", &["read", "read-modify-write"]),
+    ] {
+        let report = place.report(&format!("mixed --ycsb {mix} --rows 300 --fields 3 {run}"));
+        assert_eq!(report["failed"], 0, "{report}");
+        let done: Vec<&String> = report["operations"].as_object().unwrap().keys().collect();
+        // Few in a hundred are inserts: none may come in time on a slow machine.
+        assert!(done.iter().all(|kind| kinds.contains(&kind.as_str())), "{report}");
+        assert!(done.len() == 2 || report["succeeded"].as_u64().unwrap() < 150, "{report}");
+    }
+    let report = place.report(&format!("scatter --rows 500 --groups 10 {run}"));
+    assert_eq!(report["failed"], 0, "{report}");
+    let done: Vec<&String> = report["operations"].as_object().unwrap().keys().collect();
+    assert_eq!(done, ["aggregate", "group", "top"]);
+}
+
 /// A table is brought to a second shard while clients update its rows: what was moved, what they noticed,
 /// and what it took are told.
 #[test]

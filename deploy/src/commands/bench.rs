@@ -11,9 +11,11 @@ mod driver;
 mod filled;
 mod keys;
 mod machine;
+mod mixed;
 mod moves;
 mod own;
 mod report;
+mod scatter;
 mod scrape;
 mod tpch;
 mod workload;
@@ -39,6 +41,8 @@ Examples:
   flotilla bench write --clients 64 --rate 2000     2000 requests per second, whatever the answers do
   flotilla bench read --clients 16 --rows 100000 --level lease
   flotilla bench write --json > write.json
+  flotilla bench mixed --ycsb b --clients 32        95 % reads, 5 % updates, some keys hot
+  flotilla bench scatter --query group --clients 4
   flotilla bench move --self --bytes 1GB            slots move to a new shard while clients write
   flotilla bench tpch --scale 0.01                  loads TPC-H, then compares with SQLite
 
@@ -67,6 +71,20 @@ enum WorkloadArgs {
         #[arg(long, value_enum, value_name = "LEVEL")]
         level: Option<Level>,
     },
+    /// YCSB's core workloads: reads, updates, inserts, scans
+    Mixed {
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        args: mixed::MixedArgs,
+    },
+    /// Queries that need all shards
+    Scatter {
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        args: scatter::ScatterArgs,
+    },
     /// Slots that move to new shards while clients write
     Move(moves::MoveArgs),
     /// The 22 queries of TPC-H, against one SQLite file with the same rows
@@ -92,9 +110,9 @@ struct CommonArgs {
     /// Runs of each measurement; the one with the median throughput is reported
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
-    /// The table, hash-sharded by its column `id`
-    #[arg(long, default_value = "bench", value_parser = workload::parse_table_name)]
-    table: String,
+    /// The table, hash-sharded by its column `id`; by default one for each layout
+    #[arg(long, value_parser = workload::parse_table_name)]
+    table: Option<String>,
     /// Threads that drive the clients; more than one only helps when this machine has cores to spare
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
@@ -107,6 +125,12 @@ struct CommonArgs {
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
+}
+
+impl CommonArgs {
+    fn table_or(&self, usual: &str) -> String {
+        self.table.clone().unwrap_or_else(|| usual.to_owned())
+    }
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -124,12 +148,20 @@ pub async fn run(args: BenchArgs) -> ExitCode {
 async fn run_inner(args: BenchArgs) -> Result<(), CommandError> {
     match args.workload {
         WorkloadArgs::Write(common) => {
-            let table = common.table.clone();
-            measure(common, |clients| PointWrite::new(&table, clients)).await
+            let table = common.table_or("bench");
+            measure(common, &table, |clients| PointWrite::new(&table, clients)).await
         }
         WorkloadArgs::Read { common, rows, level } => {
-            let table = common.table.clone();
-            measure(common, |_| PointRead::new(&table, rows, level)).await
+            let table = common.table_or("bench");
+            measure(common, &table, |_| PointRead::new(&table, rows, level)).await
+        }
+        WorkloadArgs::Mixed { common, args } => {
+            let table = common.table_or("bench_mixed");
+            measure(common, &table, |_| mixed::Mixed::new(&table, &args)).await
+        }
+        WorkloadArgs::Scatter { common, args } => {
+            let table = common.table_or("bench_scatter");
+            measure(common, &table, |_| scatter::Scatter::new(&table, &args)).await
         }
         WorkloadArgs::Move(args) => moves::run(args).await,
         WorkloadArgs::Tpch(args) => tpch::run(args).await,
@@ -137,7 +169,7 @@ async fn run_inner(args: BenchArgs) -> Result<(), CommandError> {
 }
 
 /// Measures a workload with each number of clients, and prints the report.
-async fn measure<W: Workload>(args: CommonArgs, workload: impl Fn(u32) -> W) -> Result<(), CommandError> {
+async fn measure<W: Workload>(args: CommonArgs, table: &str, workload: impl Fn(u32) -> W) -> Result<(), CommandError> {
     if args.duration.is_zero() {
         return Err(CommandError::Usage("--duration is longer than nothing".into()));
     }
@@ -145,7 +177,7 @@ async fn measure<W: Workload>(args: CommonArgs, workload: impl Fn(u32) -> W) -> 
     let machine = machine_of(&target).await?;
     let first = workload(args.clients[0]);
     if !args.no_setup {
-        until_stopped(first.set_up(&mut target.client())).await??;
+        until_stopped(first.set_up(&target)).await??;
     }
     let mut points = vec![];
     'all: for clients in &args.clients {
@@ -162,7 +194,7 @@ async fn measure<W: Workload>(args: CommonArgs, workload: impl Fn(u32) -> W) -> 
         }
         points.push(Point::new(&settings, runs));
     }
-    let mut described = vec![("table", serde_json::json!(args.table))];
+    let mut described = vec![("table", serde_json::json!(table))];
     described.extend(first.settings());
     let cluster = target.describe().await;
     let report = Report::new(first.name(), described, machine, cluster, points);

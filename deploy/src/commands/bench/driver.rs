@@ -235,7 +235,12 @@ fn drive(
     runtime.block_on(local.run_until(async {
         let drained = tokio::time::sleep_until((window.until + DRAIN_TIMEOUT).into());
         tokio::select! {
-            _ = futures::future::join_all(running) => {}
+            ended = futures::future::join_all(running) => {
+                // A client that panicked has measured nothing since; that must not pass for a slow cluster.
+                ended.iter().filter(|ended| ended.is_err()).for_each(|_| {
+                    recorder.borrow_mut().error("client_stopped".into());
+                });
+            }
             () = drained => recorder.borrow_mut().error("no_answer_at_end".into()),
             // Ctrl-C: what is in flight is not waited for.
             _ = stopped.changed() => {}

@@ -33,7 +33,7 @@ pub struct Filled {
 
 /// A text of `bytes` letters and digits that does not repeat, the same for the same row.
 pub fn text_of(row: u64, bytes: u64) -> String {
-    let words = (0..bytes.div_ceil(16)).map(|word| format!("{:016x}", mix(row << 20 | word)));
+    let words = (0..bytes.div_ceil(16)).map(|word| format!("{:016x}", mix(mix(row).wrapping_add(word))));
     let mut text: String = words.collect();
     text.truncate(bytes as usize);
     text
@@ -126,7 +126,7 @@ impl Workload for RandomUpdate {
         vec![("rows", json!(self.rows))]
     }
 
-    async fn set_up(&self, _client: &mut Client) -> Result<(), CommandError> {
+    async fn set_up(&self, _target: &Target) -> Result<(), CommandError> {
         Ok(())
     }
 

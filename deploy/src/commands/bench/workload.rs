@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value as Json, json};
 
 use super::keys::draw;
+use super::own::Target;
 use crate::commands::sql::Level;
 use crate::commands::{CommandError, admin, call, output, parse};
 use crate::http_client::{ApiError, Call, Client, Reply};
@@ -24,7 +25,7 @@ pub trait Workload: Send + Sync + 'static {
     fn settings(&self) -> Vec<(&'static str, Json)>;
 
     /// Makes the cluster ready.
-    fn set_up(&self, client: &mut Client) -> impl Future<Output = Result<(), CommandError>>;
+    fn set_up(&self, target: &Target) -> impl Future<Output = Result<(), CommandError>>;
 
     /// What operation number `sequence` of a client is, in reports.
     fn kind(&self, _client: u32, _sequence: u64) -> &'static str {
@@ -96,6 +97,13 @@ pub async fn send_execute(client: &mut Client, body: String) -> Result<(), Comma
     }
 }
 
+/// Ids that no run before has used begin here: at the time in milliseconds times 2^20, so runs after each
+/// other never meet while they insert fewer than a million rows per millisecond. Below 2^63 until 2248.
+pub fn fresh_ids() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (now.as_millis() as u64) << 20
+}
+
 /// Inserts of one row.
 pub struct PointWrite {
     table: String,
@@ -106,18 +114,15 @@ pub struct PointWrite {
 }
 
 impl PointWrite {
-    /// Ids begin at the time in milliseconds times 2^20: runs after each other never meet while they
-    /// insert fewer than a million rows per millisecond.
+    /// Inserts with [`fresh_ids`].
     pub fn new(table: &str, clients: u32) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let started_ms = now.as_millis() as u64;
+        let first_id = fresh_ids();
         Self {
             table: table.to_owned(),
             insert: format!("INSERT INTO {table} (id, ts, name) VALUES (?, ?, ?)").into(),
             clients: clients.into(),
-            // Below 2^63 until the year 2248.
-            first_id: started_ms << 20,
-            started_ms,
+            first_id,
+            started_ms: first_id >> 20,
         }
     }
 
@@ -135,8 +140,8 @@ impl Workload for PointWrite {
         vec![("first_id", json!(self.first_id))]
     }
 
-    async fn set_up(&self, client: &mut Client) -> Result<(), CommandError> {
-        create_table(client, &self.table).await
+    async fn set_up(&self, target: &Target) -> Result<(), CommandError> {
+        create_table(&mut target.client(), &self.table).await
     }
 
     fn request(&self, Turn { client, sequence, .. }: Turn) -> Call {
@@ -210,7 +215,8 @@ impl Workload for PointRead {
         vec![("rows", json!(self.rows)), ("level", json!(self.level.map_or("default", Level::as_str)))]
     }
 
-    async fn set_up(&self, client: &mut Client) -> Result<(), CommandError> {
+    async fn set_up(&self, target: &Target) -> Result<(), CommandError> {
+        let client = &mut target.client();
         create_table(client, &self.table).await?;
         if self.is_loaded(client).await? {
             return Ok(());
@@ -249,14 +255,15 @@ impl PointRead {
 }
 
 /// The code of the statement's error, or `otherwise`.
-fn failure_in(reply: &Reply, otherwise: &str) -> String {
+pub fn failure_in(reply: &Reply, otherwise: &str) -> String {
     serde_json::from_slice::<output::Results>(&reply.body)
         .ok()
         .and_then(|results| results.results.into_iter().find_map(|result| result.error))
         .map_or_else(|| otherwise.to_owned(), |error| error.code)
 }
 
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+/// Is `needle` somewhere in `haystack`?
+pub fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)
 }
 
