@@ -85,6 +85,17 @@ fn a_cluster_for_one_measurement() {
     assert_eq!(report["settings"]["loop"], "open");
 }
 
+/// A round trip between nodes is seen by each write once, not a second time between proxy and leader: the
+/// median is above one and below two of them.
+#[test]
+fn a_round_trip_between_nodes() {
+    let place = Place::new();
+    let report = place.report("write --nodes 3 --rtt 100ms --clients 1 --duration 2s --warmup 500ms");
+    assert_eq!(report["cluster"]["rtt_ms"], 100.0);
+    let written_us = report["latency_us"]["p50"].as_u64().unwrap();
+    assert!((100_000..190_000).contains(&written_us), "{written_us} µs");
+}
+
 /// Each of YCSB's mixes does all its kinds of operations, and queries over all shards give the right answers.
 #[test]
 fn mixes_and_scatters() {

@@ -179,6 +179,12 @@ impl Own {
             ];
             own.spawn("node", &format!("node {id}"), arguments.concat())?;
         }
+        // The delay is that between nodes: a proxy stands beside the leader that it talks to.
+        let nodes: Vec<u32> = own.processes.iter().map(Process::id).collect();
+        for relay in &own.relays {
+            let nodes = nodes.clone();
+            relay.spare(move |client| relay::belongs_to_others(client, &nodes));
+        }
         let arguments = [flag("--meta", seeds.join(",")), flag("--http", &proxy_http)];
         own.spawn("proxy", "proxy", arguments.concat())?;
         own.wait_ready(args.shards).await?;

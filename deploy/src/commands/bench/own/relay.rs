@@ -1,11 +1,12 @@
 //! A relay in front of a node's internal port: delays what passes in each direction, and cuts.
 //!
 //! Bytes leave as they came, `delay` later; bandwidth is not limited. While it is cut, connections
-//! break and none is made; it can also be cut for one process alone.
+//! break and none is made; it can also be cut for one process alone. Connections that are spared are cut
+//! like all others but not delayed.
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,18 +41,23 @@ impl Link {
     }
 }
 
+/// Tells of the address that a connection comes from whether it is spared.
+type Spared = Box<dyn Fn(SocketAddr) -> bool + Send + Sync>;
+
 /// A relay.
 pub struct Relay {
     listen: String,
     target: String,
     link: Arc<watch::Sender<Link>>,
+    spared: Arc<OnceLock<Spared>>,
     accepting: Option<JoinHandle<()>>,
 }
 
 impl Relay {
     /// From `listen` to `target`; nothing listens yet.
     pub fn new(listen: String, target: String) -> Self {
-        Self { listen, target, link: Arc::new(watch::channel(Link::default()).0), accepting: None }
+        let link = Arc::new(watch::channel(Link::default()).0);
+        Self { listen, target, link, spared: Arc::default(), accepting: None }
     }
 
     /// Starts to listen.
@@ -60,10 +66,11 @@ impl Relay {
     /// When the address is in use.
     pub async fn open(&mut self) -> std::io::Result<()> {
         let listener = TcpListener::bind(&self.listen).await?;
-        let (target, link) = (self.target.clone(), Arc::clone(&self.link));
+        let (target, link, spared) = (self.target.clone(), Arc::clone(&self.link), Arc::clone(&self.spared));
         self.accepting = Some(tokio::spawn(async move {
             while let Ok((socket, client)) = listener.accept().await {
-                tokio::spawn(carry(socket, client, target.clone(), link.subscribe()));
+                let spared = spared.get().is_some_and(|spared| spared(client));
+                tokio::spawn(carry(socket, client, target.clone(), link.subscribe(), spared));
             }
         }));
         Ok(())
@@ -72,6 +79,11 @@ impl Relay {
     /// Half of the round trip that everything takes from now on.
     pub fn delay(&self, there: Duration, back: Duration) {
         self.link.send_modify(|link| (link.there, link.back) = (there, back));
+    }
+
+    /// Says which connections are not delayed, of those that are made from now on; counts once.
+    pub fn spare(&self, spared: impl Fn(SocketAddr) -> bool + Send + Sync + 'static) {
+        self.spared.get_or_init(|| Box::new(spared));
     }
 
     /// Breaks all connections and refuses new ones.
@@ -98,23 +110,44 @@ impl Drop for Relay {
     }
 }
 
+/// Looks at the system's list of connections: it is not of one moment, so one look may miss one.
+const LOOKS: usize = 20;
+
 /// Does the other end of a connection on this machine belong to a process?
 fn belongs(client: SocketAddr, process: u32) -> bool {
-    // local address, remote address, state, …; the tenth field is the inode. See proc_pid_net(5).
-    let table = std::fs::read_to_string("/proc/net/tcp").expect("the system lists its connections");
+    owns(process, &sockets_of(client))
+}
+
+/// Does it belong to none of these? Not if nobody can tell.
+pub fn belongs_to_others(client: SocketAddr, processes: &[u32]) -> bool {
+    let sockets = sockets_of(client);
+    !sockets.is_empty() && !processes.iter().any(|process| owns(*process, &sockets))
+}
+
+/// The sockets with that port, as a process's files name them.
+fn sockets_of(client: SocketAddr) -> Vec<String> {
     let port = format!(":{:04X}", client.port());
-    let inodes = table.lines().filter_map(|line| {
-        let mut fields = line.split_whitespace();
-        fields.nth(1).filter(|local| local.ends_with(&port)).and_then(|_| fields.nth(7))
-    });
-    let sockets: Vec<String> = inodes.map(|inode| format!("socket:[{inode}]")).collect();
+    let look = || {
+        // local address, remote address, state, …; the tenth field is the inode, 0 once it is closed. See
+        // proc_pid_net(5).
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+        let inodes = table.lines().filter_map(|line| {
+            let mut fields = line.split_whitespace();
+            fields.nth(1).filter(|local| local.ends_with(&port)).and_then(|_| fields.nth(7))
+        });
+        inodes.filter(|inode| *inode != "0").map(|inode| format!("socket:[{inode}]")).collect::<Vec<_>>()
+    };
+    (0..LOOKS).map(|_| look()).find(|sockets| !sockets.is_empty()).unwrap_or_default()
+}
+
+fn owns(process: u32, sockets: &[String]) -> bool {
     let files = std::fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten();
     files
         .filter_map(|file| std::fs::read_link(file.ok()?.path()).ok())
         .any(|file| sockets.iter().any(|socket| file == Path::new(socket)))
 }
 
-async fn carry(from: TcpStream, client: SocketAddr, target: String, mut link: watch::Receiver<Link>) {
+async fn carry(from: TcpStream, client: SocketAddr, target: String, mut link: watch::Receiver<Link>, spared: bool) {
     if link.borrow().is_cut(client) {
         return;
     }
@@ -124,8 +157,8 @@ async fn carry(from: TcpStream, client: SocketAddr, target: String, mut link: wa
     let ((from_read, from_write), (to_read, to_write)) = (from.into_split(), to.into_split());
     let (there, back) = (link.clone(), link.clone());
     tokio::select! {
-        () = one_way(from_read, to_write, || there.borrow().there) => (),
-        () = one_way(to_read, from_write, || back.borrow().back) => (),
+        () = one_way(from_read, to_write, || if spared { Duration::ZERO } else { there.borrow().there }) => (),
+        () = one_way(to_read, from_write, || if spared { Duration::ZERO } else { back.borrow().back }) => (),
         // The sender lives as long as the relay.
         _ = link.wait_for(|link| link.is_cut(client)) => (),
     }
@@ -162,5 +195,22 @@ async fn sleep_until(at: Instant) {
     }
     while Instant::now() < at {
         tokio::task::yield_now().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection of this process belongs to it and to no other; of one that is not there nobody can tell.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn owners() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (client, own) = (here.local_addr().unwrap(), std::process::id());
+        assert!(belongs(client, own) && !belongs_to_others(client, &[1, own]));
+        assert!(belongs_to_others(client, &[]));
+        assert!(!belongs_to_others("127.0.0.1:1".parse().unwrap(), &[]));
     }
 }
