@@ -38,6 +38,9 @@ pub struct NodeSettings {
     /// Groups to hold a replica of: meta, shard1, shard2, …
     #[arg(long, value_name = "GROUP,…", value_delimiter = ',')]
     pub groups: Option<Vec<GroupId>>,
+    /// Where this node stands: a data centre, a rack; whatever fails together
+    #[arg(long, value_name = "NAME", env = "FLOTILLA_ZONE")]
+    pub zone: Option<String>,
     /// Shortest silence of a leader before an election [default: 600ms]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     #[serde(deserialize_with = "time")]
@@ -89,6 +92,7 @@ impl NodeSettings {
             seed_nodes: self.seed_nodes.or(below.seed_nodes),
             join: self.join.or(below.join),
             groups: self.groups.or(below.groups),
+            zone: self.zone.or(below.zone),
             election_timeout_min: self.election_timeout_min.or(below.election_timeout_min),
             election_timeout_max: self.election_timeout_max.or(below.election_timeout_max),
             heartbeat_interval: self.heartbeat_interval.or(below.heartbeat_interval),
@@ -146,6 +150,7 @@ impl NodeSettings {
             seed_nodes: self.seed_nodes.clone().unwrap_or_default(),
             join: self.join.clone(),
             groups: self.groups.clone().unwrap_or_default(),
+            zone: self.zone.clone(),
             election_timeout_min: self.election_timeout_min.unwrap_or(default.election_timeout_min),
             election_timeout_max: self.election_timeout_max.unwrap_or(default.election_timeout_max),
             heartbeat_interval: self.heartbeat_interval.unwrap_or(default.heartbeat_interval),
@@ -184,6 +189,7 @@ mod tests {
             .collect();
         let options = NodeSettings::parse(&uncommented, Some(1)).unwrap().options().unwrap();
         assert_eq!(options.bind_address.as_deref(), Some("0.0.0.0"));
+        assert_eq!(options.zone.as_deref(), Some("rack1"));
         assert_eq!(options.election_timeout_max, Duration::from_millis(1200));
     }
 

@@ -85,6 +85,7 @@ fn node(host: &Host) -> Json {
         "id": identity.node.0,
         "raft_addr": identity.raft_addr,
         "http_addr": identity.http_addr,
+        "zone": identity.zone,
         "state": "up",
     })
 }

@@ -171,6 +171,7 @@ fn node_info(identity: &Identity) -> NodeInfo {
         instance: identity.instance,
         raft_addr: identity.raft_addr.clone(),
         http_addr: identity.http_addr.clone(),
+        zone: identity.zone.clone(),
         removed: false,
     }
 }

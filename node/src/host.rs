@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use flotilla_shared::client::Cluster;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, NodeId, ReplicaId, RequestId};
+use flotilla_shared::leaders::BalancerStatus;
 use flotilla_shared::wire::{Identity, NodeStatus, ReplicaStatus};
 use futures::future::join_all;
 use openraft::async_runtime::WatchReceiver;
@@ -155,6 +156,7 @@ pub struct Host {
     changing: tokio::sync::Mutex<()>,
     stopped: watch::Sender<bool>,
     streams: Arc<Semaphore>,
+    balancer: Mutex<Option<BalancerStatus>>,
     _writer: WriterThread,
 }
 
@@ -183,6 +185,7 @@ impl Host {
             changing: tokio::sync::Mutex::new(()),
             stopped: watch::channel(false).0,
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            balancer: Mutex::default(),
             _writer: writer.spawn()?,
             options,
         });
@@ -221,6 +224,7 @@ impl Host {
             cluster: manifest.cluster,
             raft_addr: self.options.raft.clone(),
             http_addr: self.options.http.clone(),
+            zone: self.options.zone.clone(),
             groups: self.options.groups.clone(),
         }
     }
@@ -254,7 +258,13 @@ impl Host {
         NodeStatus {
             identity: self.identity(),
             replicas: self.replicas().iter().map(|replica| replica.status()).collect(),
+            balancer: self.balancer.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
+    }
+
+    /// Notes what the balancer of leaders does.
+    pub fn balancing(&self, change: impl FnOnce(&mut Option<BalancerStatus>)) {
+        change(&mut self.balancer.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Notes which cluster this node belongs to.

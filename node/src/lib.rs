@@ -4,12 +4,13 @@
 //! group's queue, and is proposed together with all that wait ([`propose`]); openraft appends it to
 //! the shared log ([`log`]) and sends it to the followers ([`network`]); once a majority has synced
 //! it, the state machine ([`state`]) applies it and answers. Reads wait for a proof of leadership that they
-//! share ([`read`]). [`host`] starts and stops replicas,
-//! [`handover`] passes leadership on, [`streams`] answers large reads in
+//! share ([`read`]). [`host`] starts and stops replicas, [`handover`] passes leadership on, [`balance`]
+//! spreads it over the nodes, [`streams`] answers large reads in
 //! pieces, [`bootstrap`] brings a cluster into being, [`jobs`] drives long work from the leader of `meta`,
 //! [`api`] answers people over HTTP.
 
 pub mod api;
+pub mod balance;
 pub mod bootstrap;
 pub mod consensus;
 pub mod handover;

@@ -25,7 +25,8 @@ pub fn render(host: &Host) -> String {
     let committed = family("committed_index", "Index of the last entry known to be committed");
     let applied = family("applied_index", "Index of the last entry applied");
     let purged = family("purged_index", "Index up to which the log was purged");
-    for replica in host.status().replicas {
+    let status = host.status();
+    for replica in status.replicas {
         let labels = vec![("group", replica.group.to_string())];
         leader.get_or_create(&labels).set(i64::from(replica.role == "leader"));
         term.get_or_create(&labels).set(replica.term as i64);
@@ -48,6 +49,12 @@ pub fn render(host: &Host) -> String {
     gauge("log_segments", "Segment files of the log", None, stats.segments.load(Ordering::Relaxed));
     gauge("log_written", "Written to the log since start", Some(Unit::Bytes), stats.bytes.load(Ordering::Relaxed));
     gauge("log_queue", "Waiting for the log", Some(Unit::Bytes), stats.queue_bytes.load(Ordering::Relaxed));
+    if let Some(balancer) = status.balancer {
+        gauge("balancer_on", "1 when leaders are spread over the nodes", None, u64::from(balancer.on));
+        gauge("balancer_even", "1 when no leader is left to move", None, u64::from(balancer.even));
+        gauge("balancer_handed_over", "Hand-overs made since this node leads meta", None, balancer.handed_over);
+        gauge("balancer_failed", "Hand-overs that failed since this node leads meta", None, balancer.failed);
+    }
     let mut text = String::new();
     encode(&mut text, &registry).expect("writing to a string succeeds");
     text

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use flotilla_shared::ids::{GroupId, NodeId};
+use flotilla_shared::registry::check_zone;
 
 /// Settings of a node.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct NodeOptions {
     pub join: Option<String>,
     /// Groups to hold a replica of, at bootstrap or when joining.
     pub groups: Vec<GroupId>,
+    /// Where it stands: a data centre, a rack; whatever fails together.
+    pub zone: Option<String>,
     /// Shortest silence of a leader after which a follower stands for election.
     pub election_timeout_min: Duration,
     /// Longest such silence.
@@ -51,6 +54,7 @@ impl Default for NodeOptions {
             seed_nodes: vec![],
             join: None,
             groups: vec![],
+            zone: None,
             election_timeout_min: Duration::from_millis(600),
             election_timeout_max: Duration::from_millis(1200),
             heartbeat_interval: Duration::from_millis(150),
@@ -92,6 +96,9 @@ impl NodeOptions {
         }
         if !self.seed_nodes.is_empty() && self.join.is_none() && !self.seed_nodes.contains(&self.raft) {
             return bad("seed-nodes", &format!("this node's own address `{}` must be among them", self.raft));
+        }
+        if let Some(Err(error)) = self.zone.as_deref().map(check_zone) {
+            return bad("zone", &format!("{}; {}", error.message, error.hint));
         }
         if self.election_timeout_min >= self.election_timeout_max {
             return bad("election-timeout-min", "it must be less than election-timeout-max");
@@ -143,6 +150,7 @@ mod tests {
         assert_eq!(with(|o| o.election_timeout_min = Duration::from_secs(9)), Some("election-timeout-min"));
         assert_eq!(with(|o| o.heartbeat_interval = Duration::from_secs(1)), Some("heartbeat-interval"));
         assert_eq!(with(|o| o.snapshot_threshold = 1), Some("snapshot-threshold"));
+        assert_eq!(with(|o| o.zone = Some("eu west".into())), Some("zone"));
         assert_eq!(with(|o| o.join = Some("x".into())), Some("join"));
     }
 }

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::host::Host;
 use crate::options::NodeOptions;
 use crate::server::NodeSession;
-use crate::{api, bootstrap, jobs};
+use crate::{api, balance, bootstrap, jobs};
 
 /// How long requests under way may take when the node stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -51,7 +51,8 @@ impl Node {
         let tasks = vec![
             tokio::spawn(rpc::serve(internal, move || NodeSession::new(Arc::clone(&sessions)), stopped.clone())),
             tokio::spawn(cluster.follow()),
-            tokio::spawn(jobs::drive(Arc::clone(&host), stopped)),
+            tokio::spawn(jobs::drive(Arc::clone(&host), stopped.clone())),
+            tokio::spawn(balance::drive(Arc::clone(&host), stopped)),
         ];
         let answering = Arc::clone(&host);
         let handler = move |request| api::handle(Arc::clone(&answering), request);

@@ -12,6 +12,7 @@ pub mod copies;
 pub mod error;
 pub mod http;
 pub mod ids;
+pub mod leaders;
 pub mod lex;
 pub mod moves;
 pub mod registry;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::copies::{CopiedRow, CopyState, CopyWrite};
 use crate::error::Error;
 use crate::ids::{Epoch, GroupId, JobId, NodeId, PlacementId, ReplicaId, RequestId, SchemaVersion};
+use crate::leaders::BalancerStatus;
 use crate::moves::{MoveAnswer, MoveQuery, MoveReply, MoveStep};
 use crate::registry::{MetaCommand, MetaReply, Registry, SchemaObject, SlotSet};
 use crate::value::{Params, Value};
@@ -275,6 +276,8 @@ pub struct Identity {
     pub raft_addr: String,
     /// Its HTTP address.
     pub http_addr: String,
+    /// Where it stands.
+    pub zone: Option<String>,
     /// Groups that it shall hold a replica of at bootstrap.
     pub groups: Vec<GroupId>,
 }
@@ -329,6 +332,8 @@ pub struct NodeStatus {
     pub identity: Identity,
     /// Its replicas.
     pub replicas: Vec<ReplicaStatus>,
+    /// The balancer of leaders, if it runs here.
+    pub balancer: Option<BalancerStatus>,
 }
 
 /// A request to a node's internal port.

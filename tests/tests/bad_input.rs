@@ -255,6 +255,10 @@ fn paths() -> Vec<Case> {
         add(r#"{"table_name":"users"}"#, 400, "bad_request"),
         case("POST", "/remove", r#"{"node":99}"#, 404, "no_such_object"),
         case("POST", "/remove", r#"{"node":"x"}"#, 400, "bad_request"),
+        case("POST", "/leaders", r#"{"balance":"perhaps"}"#, 400, "bad_request"),
+        case("POST", "/shard/shard1", r#"{"preferred_zone":"a b"}"#, 400, "bad_request"),
+        case("POST", "/shard/shard99", r#"{"preferred_zone":null}"#, 404, "no_such_object"),
+        case("POST", "/shard/shard1/leader", r#"{"node":99}"#, 404, "no_such_object"),
         case("POST", "/join", r#"{"node":99,"groups":["shard1"]}"#, 404, "no_such_object"),
     ]
 }

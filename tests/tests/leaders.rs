@@ -1,9 +1,11 @@
-//! Who leads: handed over on request, while clients read and write and nobody's request fails.
+//! Who leads: handed over on request, and spread over nodes and zones by itself, while clients read and
+//! write and nobody's request fails.
 
 use std::time::{Duration, Instant};
 
+use flotilla_tests::harness::wait::PATIENCE;
 use flotilla_tests::harness::writers::{self, Journal, Writers};
-use flotilla_tests::harness::{Client, Cluster, Layout};
+use flotilla_tests::harness::{Client, Cluster, Layout, eventually};
 use serde_json::{Value as Json, json};
 
 /// Bytes of a row.
@@ -97,6 +99,92 @@ async fn leaders_go_round_and_nobody_notices() {
     assert!(refused.contains("does not answer"), "{refused}");
     cluster.nodes[victim].process.start();
     cluster.ready().await;
+    writers::check(&mut cluster.session(), &journals, ROW_BYTES).await;
+    cluster.contents().await;
+}
+
+/// How many groups each node leads, when `/status` says that nothing is left to move.
+async fn evenly_led(cluster: &Cluster, wanted: &[u64]) {
+    eventually(&format!("nodes lead {wanted:?} groups"), PATIENCE, async || {
+        let status = cluster.session().insist_get("/status").await;
+        let leads = |node: &Json| node["leads"].as_u64().unwrap_or(0);
+        let led: Vec<u64> = status["nodes"].as_array().into_iter().flatten().map(leads).collect();
+        match led == wanted && status["leaders"]["even"] == true {
+            true => Ok(()),
+            false => Err(format!("{led:?}, {}", status["leaders"])),
+        }
+    })
+    .await;
+}
+
+/// A node dies and comes back: it is given its share of leaders again. A shard that prefers a zone is led
+/// there. With the balancer off, leaders stay where an operator put them; on again, they are spread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaders_are_spread_and_kept_in_their_zones() {
+    let flags = ["--election-timeout-min", "400ms", "--election-timeout-max", "600ms", "--heartbeat-interval", "100ms"];
+    let zone = |name: &str| vec!["--zone".to_owned(), name.to_owned()];
+    let layout = Layout {
+        shards: 5,
+        flags: flags.map(str::to_owned).into(),
+        node_flags: [(0, zone("north")), (1, zone("south")), (2, zone("south"))].into(),
+        ..Layout::default()
+    };
+    let mut cluster = Cluster::start(layout).await;
+    let nodes = cluster.session().insist_get("/node").await;
+    assert_eq!(nodes["nodes"][0]["zone"], "north", "{nodes}");
+    writers::make_table(&mut cluster.session()).await;
+    let writers = Writers::start(&cluster, 0, 4, ROW_BYTES, true);
+    evenly_led(&cluster, &[2, 2, 2]).await;
+
+    let start = Instant::now();
+    cluster.nodes[1].process.kill();
+    writers.progress(200).await;
+    cluster.nodes[1].process.start();
+    evenly_led(&cluster, &[2, 2, 2]).await;
+    println!("a killed node leads its share again after {:.1?}", start.elapsed());
+
+    let mut client = Client::new(&cluster.proxies[0].http);
+    let group = match cluster.leader("shard1").await {
+        0 => "shard2",
+        _ => "shard1",
+    };
+    let group = if cluster.leader(group).await == 0 { "shard3" } else { group };
+    let told = client.post(&format!("/shard/{group}"), &json!({ "preferred_zone": "north" })).await.unwrap();
+    assert_eq!(told.expect("zone"), json!({ "shard": group, "preferred_zone": "north" }));
+    eventually(&format!("{group} is led in the north"), PATIENCE, async || match cluster.leader(group).await {
+        0 => Ok(()),
+        other => Err(format!("node {} leads", other + 1)),
+    })
+    .await;
+    for (body, status) in
+        [(json!({ "preferred_zone": "east" }), 409), (json!({ "preferred_zone": 1 }), 400), (json!({}), 400)]
+    {
+        let reply = client.post(&format!("/shard/{group}"), &body).await.unwrap();
+        assert_eq!(reply.status.as_u16(), status, "{reply}");
+    }
+    client.post(&format!("/shard/{group}"), &json!({ "preferred_zone": null })).await.unwrap().expect("no zone");
+
+    client.post("/leaders", &json!({ "balance": false })).await.unwrap().expect("off");
+    eventually("the balancer is off", PATIENCE, async || {
+        let status = cluster.session().insist_get("/status").await;
+        if status["leaders"]["balance"] == false { Ok(()) } else { Err(status["leaders"].to_string()) }
+    })
+    .await;
+    for group in ["meta", "shard1", "shard2", "shard3", "shard4", "shard5"] {
+        hand_over(&cluster, group, 2).await;
+    }
+    let metrics = Client::new(&cluster.nodes[2].http).get("/metrics").await.unwrap();
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    assert!(!metrics.contains("\nflotilla_node_balancer_on 1"), "{metrics}");
+    client.post("/leaders", &json!({ "balance": true })).await.unwrap().expect("on");
+    evenly_led(&cluster, &[2, 2, 2]).await;
+    let metrics = cluster.leader("meta").await;
+    let metrics = Client::new(&cluster.nodes[metrics].http).get("/metrics").await.unwrap();
+    assert!(String::from_utf8_lossy(&metrics.body).contains("\nflotilla_node_balancer_on 1"));
+
+    let journals = writers.stop().await;
+    let (failed, gap) = trouble(&journals);
+    println!("writers: {failed} failed tries, longest wait {gap:.1?}");
     writers::check(&mut cluster.session(), &journals, ROW_BYTES).await;
     cluster.contents().await;
 }

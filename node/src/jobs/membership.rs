@@ -58,7 +58,7 @@ pub(super) async fn create_shard(
 ) -> Result<Vec<Effect>, Error> {
     let group = GroupId(registry.groups.keys().map(|group| group.0).max().unwrap_or(0) + 1);
     let nodes = match nodes {
-        [] => least_loaded(registry),
+        [] => registry.nodes_for_replicas(&[], REPLICAS),
         given => given.to_vec(),
     };
     let (mut replicas, mut members) = (Vec::new(), Vec::new());
@@ -81,16 +81,6 @@ pub(super) async fn create_shard(
     driver.node(&first, Request::InitGroup { group, members }).await?;
     set_replicas(driver, group, &replicas).await?;
     Ok(vec![])
-}
-
-/// Nodes with the fewest replicas, lowest id first.
-fn least_loaded(registry: &Registry) -> Vec<NodeId> {
-    let load =
-        |node: NodeId| registry.groups.keys().filter(|group| registry.replica_on(**group, node).is_some()).count();
-    let mut nodes: Vec<NodeId> = registry.nodes.iter().filter(|(_, info)| !info.removed).map(|(id, _)| *id).collect();
-    nodes.sort_by_key(|node| (load(*node), *node));
-    nodes.truncate(REPLICAS);
-    nodes
 }
 
 /// Takes all replicas off a node.

@@ -13,6 +13,7 @@ use futures::StreamExt;
 use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
+use super::leaders::{preferred_zone, set_preferred};
 use super::params::{Fields, bad};
 use super::placements::table_json;
 use crate::Proxy;
@@ -37,6 +38,7 @@ pub async fn shards(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse
             json!({
                 "id": shard,
                 "leader": proxy.cluster.leader(shard),
+                "preferred_zone": registry.leaders.preferred.get(&shard),
                 "replicas": registry.replicas(shard).iter().map(|r| json!({"node": r.node, "replica": r.replica})).collect::<Vec<_>>(),
                 "tables": tables,
             })
@@ -97,15 +99,19 @@ pub async fn remove(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpRespo
     }
 }
 
-/// Makes a new shard, on given nodes or on those that hold the fewest replicas.
+/// Makes a new shard, on given nodes or on those that hold the fewest replicas, in as many zones as there are.
 pub async fn create_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
     let body = if request.body.is_empty() { json!({}) } else { request.json()? };
     let Options { id, deadline, .. } = Fields::new(&request, Some(&body)).options(proxy, false)?;
     let nodes = listed::<NodeId>(&body, "nodes", |json| json.as_u64().map(NodeId))?;
+    let zone = preferred_zone(&body)?.flatten();
     let registry = known_nodes(proxy, &nodes, deadline).await?;
     let shard = GroupId(registry.groups.keys().map(|group| group.0).max().unwrap_or(0) + 1);
     let job = proxy.start(id, JobKind::CreateShard { nodes }, deadline).await?;
     proxy.finish(job, deadline).await?;
+    if zone.is_some() {
+        set_preferred(proxy, shard, zone, deadline).await?;
+    }
     Ok(http::json(200, &json!({ "job": job.to_string(), "shard": shard.to_string() })))
 }
 
@@ -169,6 +175,7 @@ pub async fn status(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse
             "registry_version": registry.version,
             "schema_version": registry.schema_version,
             "nodes": nodes_json(&registry, &states),
+            "leaders": balancer_json(&registry, &states),
             "groups": groups,
             "tables": tables,
             "jobs": registry.jobs.values().rev().map(Job::to_json).collect::<Vec<_>>(),
@@ -190,6 +197,14 @@ async fn ask_all(proxy: &Proxy, registry: &Registry) -> BTreeMap<NodeId, NodeSta
     futures::stream::iter(asked).buffer_unordered(MAX_FAN_OUT).filter_map(std::future::ready).collect().await
 }
 
+/// What the balancer says; when it is not heard, only whether it shall run.
+fn balancer_json(registry: &Registry, states: &BTreeMap<NodeId, NodeStatus>) -> Json {
+    match states.values().find_map(|status| status.balancer.as_ref()) {
+        Some(balancer) => balancer.to_json(),
+        None => json!({ "balance": !registry.leaders.still }),
+    }
+}
+
 fn nodes_json(registry: &Registry, states: &BTreeMap<NodeId, NodeStatus>) -> Vec<Json> {
     let nodes = registry.nodes.iter().map(|(node, info)| {
         let state = match (info.removed, states.contains_key(node)) {
@@ -197,7 +212,8 @@ fn nodes_json(registry: &Registry, states: &BTreeMap<NodeId, NodeStatus>) -> Vec
             (false, true) => "up",
             (false, false) => "down",
         };
-        json!({ "id": node, "raft_addr": info.raft_addr, "http_addr": info.http_addr, "state": state })
+        let leads = states.get(node).map(|status| status.replicas.iter().filter(|r| r.role == "leader").count());
+        json!({ "id": node, "raft_addr": info.raft_addr, "http_addr": info.http_addr, "zone": info.zone, "state": state, "leads": leads })
     });
     nodes.collect()
 }
@@ -232,6 +248,7 @@ fn group_json(registry: &Registry, group: GroupId, states: &BTreeMap<NodeId, Nod
     json!({
         "id": group,
         "leader": leader.map(|(node, _)| node),
+        "preferred_zone": registry.leaders.preferred.get(&group),
         "term": found.iter().map(|(_, replica)| replica.term).max(),
         "replicas": replicas,
     })

@@ -63,7 +63,13 @@ impl FakeNode {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let mut registry = Registry::default();
-        let info = NodeInfo { instance: 1, raft_addr: addr.clone(), http_addr: "127.0.0.1:1".into(), removed: false };
+        let info = NodeInfo {
+            instance: 1,
+            raft_addr: addr.clone(),
+            http_addr: "127.0.0.1:1".into(),
+            zone: None,
+            removed: false,
+        };
         let replica = |group| ReplicaInfo { node: NodeId(1), replica: flotilla_shared::ids::ReplicaId(group + 1) };
         let groups = (0..=shards).map(|group| (GroupId(group), vec![replica(u64::from(group))])).collect();
         registry.apply(0, MetaCommand::Bootstrap { cluster: 9, nodes: vec![(NodeId(1), info)], groups }).unwrap();
@@ -269,9 +275,11 @@ impl FakeNode {
                     cluster: 9,
                     raft_addr: String::new(),
                     http_addr: String::new(),
+                    zone: None,
                     groups: vec![],
                 },
                 replicas: vec![],
+                balancer: None,
             })),
             other => Err(Error::new(Code::Internal, format!("not faked: {other:?}"))),
         };

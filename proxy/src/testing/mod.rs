@@ -48,7 +48,13 @@ pub fn registry(shards: u32, ddl: &str, sharded: &[(&str, &[&str], u32)]) -> Arc
     let mut registry = Registry { version: 1, cluster: 7, schema_version: SchemaVersion(1), ..Registry::default() };
     registry.nodes.insert(
         NodeId(1),
-        NodeInfo { instance: 1, raft_addr: "127.0.0.1:1".into(), http_addr: "127.0.0.1:2".into(), removed: false },
+        NodeInfo {
+            instance: 1,
+            raft_addr: "127.0.0.1:1".into(),
+            http_addr: "127.0.0.1:2".into(),
+            zone: None,
+            removed: false,
+        },
     );
     for group in 0..=shards {
         registry

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Counters, FINISHED_JOBS_KEPT, FINISHED_WRITES_KEPT, Function, HOME, HOME_SHARD, Job, JobKind, JobState,
+    Counters, FINISHED_JOBS_KEPT, FINISHED_WRITES_KEPT, Function, HOME, HOME_SHARD, Job, JobKind, JobState, LeaderRule,
     MAX_WAITING_WRITE_BYTES, MAX_WAITING_WRITES, MoveChange, NodeInfo, Placement, ReferenceWrite, Registry,
     ReplicaInfo, SchemaObject, SlotSet, Table,
 };
@@ -91,6 +91,8 @@ pub enum MetaCommand {
         /// Its replicas.
         replicas: Vec<ReplicaInfo>,
     },
+    /// Changes who shall lead.
+    Leaders(LeaderRule),
 }
 
 /// What a finished job changes.
@@ -202,6 +204,7 @@ impl Registry {
                 self.counters.replica += 1;
                 Ok(MetaReply::Replica(ReplicaId(self.counters.replica)))
             }
+            MetaCommand::Leaders(rule) => self.change_leaders(rule),
             MetaCommand::SetReplicas { group, replicas } => {
                 self.groups.insert(group, replicas);
                 Ok(MetaReply::Ok)

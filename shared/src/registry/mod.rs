@@ -8,6 +8,7 @@
 mod apply;
 mod function;
 mod job;
+mod leaders;
 mod placement;
 mod rebalance;
 mod table;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use apply::{Effect, MetaCommand, MetaReply};
 pub use function::{Function, MAX_POINTS, MAX_POINTS_BYTES};
 pub use job::{Job, JobKind, JobState, ReferenceWrite, Registration, Spread};
+pub use leaders::{LeaderRule, LeaderRules, MAX_ZONE_CHARS, check_zone};
 pub use placement::{Placement, SlotRange, SlotSet};
 pub use rebalance::{Move, MoveChange, Progress, Transfer, Wish};
 pub use table::{Column, SchemaObject, Table};
@@ -72,6 +74,8 @@ pub struct NodeInfo {
     pub raft_addr: String,
     /// `host:port` of its HTTP API.
     pub http_addr: String,
+    /// Where it stands, as its operator calls it.
+    pub zone: Option<String>,
     /// Left for good.
     pub removed: bool,
 }
@@ -109,6 +113,8 @@ pub struct Registry {
     pub jobs: BTreeMap<JobId, Job>,
     /// Next integer key to hand out, by lower-case table name.
     pub next_key: BTreeMap<String, i64>,
+    /// Who shall lead.
+    pub leaders: LeaderRules,
     /// Last numbers given out.
     pub counters: Counters,
 }
