@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, META, NodeId, ReplicaId};
-use flotilla_shared::moves::{Cursor, MoveAnswer, MoveQuery};
+use flotilla_shared::moves::{MoveAnswer, MoveQuery};
 use flotilla_shared::registry::Registry;
 use flotilla_shared::rpc::{KIND_REQUEST, Reply, Session};
 use flotilla_shared::wire::{Body, Envelope, Level, MemberChange, Outcome, Request, Response, Write};
@@ -22,7 +22,6 @@ use crate::host::{Host, Replica};
 use crate::network::{KIND_RAFT, RaftSession};
 use crate::propose::{MAX_REQUEST_BYTES, Proposal, propose_one, respond, write_error};
 use crate::read;
-use crate::state::moves::query;
 use crate::state::store::block;
 use crate::streams::Streams;
 
@@ -189,12 +188,7 @@ async fn moves(host: &Arc<Host>, group: GroupId, query: MoveQuery, timeout: Dura
     let replica = host.hosted(group)?;
     read::confirm(&replica, Level::Linearizable, timeout).await?;
     let state = replica.state();
-    block(state.store().executor(), || match query {
-        MoveQuery::Export { id, from: Cursor::Requests(after) } => {
-            state.lock().export_requests(id, after).map(MoveAnswer::Piece)
-        }
-        query => state.store().readers().inspect(|db| Ok(query::answer(db, &query)))?,
-    })
+    block(state.store().executor(), || state.answer(&query))
 }
 
 /// The registry once it is newer than `since`. A node without a replica of `meta` passes on what it

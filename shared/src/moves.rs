@@ -41,8 +41,13 @@ pub enum Cursor {
         /// What names the last row in its table; `None` at the start of the slot.
         after: Option<Vec<u8>>,
     },
-    /// All rows are there; remembered requests from this number on come next.
-    Requests(u64),
+    /// All rows are there. What comes next is what changed meanwhile.
+    Rest {
+        /// Rows that changed, behind this number.
+        changes: u64,
+        /// Remembered requests, from this number on.
+        requests: u64,
+    },
     /// Everything is there.
     End,
 }
@@ -55,26 +60,85 @@ impl Cursor {
     }
 }
 
+/// What names a row in its table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowName {
+    /// Number of its table.
+    pub table: u16,
+    /// The value of the rowid or of the primary key, packed.
+    #[serde(with = "as_bytes")]
+    pub identity: Vec<u8>,
+}
+
 /// One row on its way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MovedRow {
-    /// Number of its table.
-    pub table: u16,
+    /// What names it at the source.
+    pub name: RowName,
     /// Its slot.
     pub slot: Slot,
     /// Its values, packed.
+    #[serde(with = "as_bytes")]
     pub packed: Vec<u8>,
 }
 
 /// A piece of what moves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Piece {
+    /// Rows that changed: what was staged of them before is void. Those that are still there follow.
+    pub changed: Vec<RowName>,
     /// Rows.
     pub rows: Vec<MovedRow>,
     /// Remembered requests, packed.
     pub requests: Vec<Vec<u8>>,
+    /// The last noted change that is part of it, or of a piece before.
+    pub last_change: u64,
     /// Where the next piece begins.
     pub next: Cursor,
+}
+
+impl Piece {
+    /// How much it holds, whatever its kind.
+    pub fn len(&self) -> usize {
+        self.changed.len() + self.rows.len() + self.requests.len()
+    }
+
+    /// Does it hold nothing?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Bytes in one go: serde's own form of a vector goes byte by byte, several times on the way of a row.
+mod as_bytes {
+    use std::fmt;
+
+    use serde::de::{Deserializer, Error, Visitor};
+    use serde::ser::Serializer;
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Vec<u8>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+
+            fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+                Ok(bytes)
+            }
+        }
+        deserializer.deserialize_byte_buf(Bytes)
+    }
 }
 
 /// Count and content of the rows of one slot, whatever their order.
@@ -106,14 +170,19 @@ pub enum MoveStep {
         /// This generation, and all before it.
         generation: u64,
     },
-    /// At the source: writes to these slots are refused from now on.
-    Freeze {
+    /// At the source: what changes in these slots is noted from now on. Writes go on.
+    Ahead {
         /// The move.
         id: MoveId,
         /// The tables.
         set: MovedSet,
         /// The slots.
         slots: SlotSet,
+    },
+    /// At the source: writes to the slots are refused from now on.
+    Freeze {
+        /// The move.
+        id: MoveId,
     },
     /// At the target: makes room for what comes.
     Open {
@@ -124,7 +193,7 @@ pub enum MoveStep {
         /// The slots.
         slots: SlotSet,
     },
-    /// At the target: takes one piece, if it is the next one.
+    /// At the target: takes one piece, if it is the next one and its rows would go in.
     Stage {
         /// The move.
         id: MoveId,
@@ -133,27 +202,23 @@ pub enum MoveStep {
         /// The piece.
         piece: Piece,
     },
-    /// At the target: would the rows go in? Changes nothing.
-    Try {
-        /// The move.
-        id: MoveId,
-    },
-    /// At the source, the commit point: deletes the rows and gives the slots up, if its rows are those
-    /// that the target has.
+    /// At the source, the commit point: gives the slots up, if nothing has changed since its content was
+    /// compared with what the target has; then deletes their rows, a chunk each time it comes.
     Release {
         /// The move.
         id: MoveId,
-        /// What the target has.
-        staged: Vec<SlotDigest>,
+        /// The content that was compared.
+        content: Content,
     },
-    /// At the target: the rows go in, the slots are its own.
+    /// At the target: the rows go in, a chunk each time it comes; then the slots are its own.
     Activate {
         /// The move.
         id: MoveId,
         /// How many rows the source released.
         rows: u64,
     },
-    /// Ends a move that was not released or not activated, at either side.
+    /// Ends a move that was not released or not activated, at either side; what is staged is cleared away, a
+    /// chunk each time it comes.
     Cancel {
         /// The move.
         id: MoveId,
@@ -168,13 +233,13 @@ pub enum MoveReply {
         /// Nothing is left to do.
         done: bool,
     },
+    /// What changes in the slots is noted here.
+    Noting,
     /// The slots are frozen here.
     Frozen,
     /// What is staged here ends there.
     Staged(Cursor),
-    /// The rows would go in.
-    Tried,
-    /// The rows and slots are given up.
+    /// The slots are given up.
     Released {
         /// The shard's version now.
         epoch: Epoch,
@@ -182,12 +247,18 @@ pub enum MoveReply {
         rows: u64,
         /// Their bytes.
         bytes: u64,
+        /// None of the rows is left.
+        done: bool,
     },
+    /// Some rows are in; nobody reads them yet.
+    Activating,
     /// The rows are in and the slots are taken.
     Activated {
         /// The shard's version now.
         epoch: Epoch,
     },
+    /// The move has ended here; there is more to be cleared away.
+    Cancelling,
     /// The move has left nothing here and never will.
     Cancelled,
 }
@@ -202,25 +273,60 @@ pub enum MoveQuery {
         /// The slots.
         slots: SlotSet,
     },
-    /// The next piece of a frozen move.
+    /// The next piece of a move, at its source.
     Export {
         /// The move.
         id: MoveId,
         /// Where it begins.
         from: Cursor,
     },
-    /// What is staged?
-    Digests {
+    /// What do the frozen slots hold, at the source, or what is staged of them, at the target?
+    Content {
         /// The move.
         id: MoveId,
     },
 }
 
+/// What slots hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// Those with rows, in order.
+    pub slots: Vec<SlotDigest>,
+    /// The last noted change that is part of it.
+    pub changes: u64,
+}
+
+impl Content {
+    /// Rows of all slots.
+    pub fn rows(&self) -> u64 {
+        self.slots.iter().map(|slot| slot.rows).sum()
+    }
+
+    /// Their bytes.
+    pub fn bytes(&self) -> u64 {
+        self.slots.iter().map(|slot| slot.bytes).sum()
+    }
+
+    /// The first slot whose rows are not the same in both.
+    pub fn differs(&self, other: &Self) -> Option<(SlotDigest, SlotDigest)> {
+        let find = |list: &[SlotDigest], slot: Slot| {
+            list.iter()
+                .find(|digest| digest.slot == slot)
+                .copied()
+                .unwrap_or(SlotDigest { slot, ..SlotDigest::default() })
+        };
+        let slots = self.slots.iter().chain(&other.slots).map(|digest| digest.slot);
+        slots.map(|slot| (find(&self.slots, slot), find(&other.slots, slot))).find(|(ours, theirs)| ours != theirs)
+    }
+}
+
 /// What it is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MoveAnswer {
-    /// Sizes or content, slot by slot.
+    /// Sizes, slot by slot.
     Digests(Vec<SlotDigest>),
+    /// Content.
+    Content(Content),
     /// A piece.
     Piece(Piece),
 }

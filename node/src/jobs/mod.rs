@@ -45,16 +45,16 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Drives jobs whenever this node leads `meta`, until `stop`.
 pub async fn drive(host: Arc<Host>, mut stop: watch::Receiver<bool>) {
     let work = async {
-        let mut moved = false;
+        let (mut moved, mut ahead) = (false, false);
         loop {
             match host.replica(META).filter(|replica| replica.leads()) {
                 Some(replica) => {
                     let mut registry = replica.state().registry();
-                    let next = next_job(&registry.borrow_and_update(), moved).cloned();
+                    let next = next_job(&registry.borrow_and_update(), moved, ahead).cloned();
                     match next {
                         Some(job) => {
                             moved = job.progress.is_some();
-                            run(&host, job).await;
+                            ahead = run(&host, job).await;
                         }
                         // A new job or the loss of leadership; the latter is only looked for.
                         None => drop(tokio::time::timeout(LOOK * 10, registry.changed()).await),
@@ -70,34 +70,38 @@ pub async fn drive(host: Arc<Host>, mut stop: watch::Receiver<bool>) {
     }
 }
 
-/// The job to go on with. A move that is under way is finished first, because writers wait for it;
-/// then those that move slots take turns with all others, which keep their order.
-fn next_job(registry: &Registry, moved: bool) -> Option<&Job> {
+/// The job to go on with. A move that is under way is finished first, because writers wait for it, unless
+/// it is known that they do not yet; then those that move slots take turns with all others, which keep
+/// their order.
+fn next_job(registry: &Registry, moved: bool, ahead: bool) -> Option<&Job> {
     let due = || registry.jobs.values().filter(|job| is_due(job));
     let under_way = due().find(|job| job.progress.as_ref().is_some_and(|progress| progress.moving.is_some()));
     let mover = due().find(|job| job.progress.is_some());
     let other = due().find(|job| job.progress.is_none());
     let turns = if moved { other.or(mover) } else { mover.or(other) };
-    under_way.or(turns)
+    under_way.filter(|_| !ahead).or(turns)
 }
 
 fn is_due(job: &Job) -> bool {
     job.state == JobState::Running
 }
 
-/// One attempt at one job.
-async fn run(host: &Arc<Host>, job: Job) {
+/// One attempt at one job; tells whether it left a move behind for which nobody waits.
+async fn run(host: &Arc<Host>, job: Job) -> bool {
     let driver = Driver { cluster: host.cluster(), job: &job };
     if let JobKind::Rebalance { table } = &job.kind {
-        if let Err(error) =
-            rebalance::attempt(&Pausing { ground: &driver, folder: host.options().pauses.as_deref() }, job.id, table)
-                .await
-        {
+        let ground = Pausing { ground: &driver, folder: host.options().pauses.as_deref() };
+        let (error, ahead) = match rebalance::attempt(&ground, job.id, table).await {
+            Ok(rebalance::Attempt::Ahead(held)) => (held, true),
+            Ok(_) => (None, false),
+            Err(error) => (Some(error), false),
+        };
+        if let Some(error) = error {
             tracing::debug!(job = %job.id, %error, "a job's step is tried again");
             driver.note(&job.step, job.percent, Some(error)).await;
             tokio::time::sleep(PAUSE).await;
         }
-        return;
+        return ahead;
     }
     let outcome = match driver.registry().await {
         Ok(registry) => match &job.kind {
@@ -127,13 +131,14 @@ async fn run(host: &Arc<Host>, job: Job) {
             tracing::debug!(job = %job.id, %error, "a job's step is tried again");
             driver.note("waiting", 0, Some(error)).await;
             tokio::time::sleep(PAUSE).await;
-            return;
+            return false;
         }
     };
     if let Err(error) = ended {
         tracing::debug!(job = %job.id, %error, "a job could not be ended here");
         tokio::time::sleep(PAUSE).await;
     }
+    false
 }
 
 /// What a finished job leaves in the registry.
@@ -177,7 +182,9 @@ impl rebalance::Ground for Driver<'_> {
     }
 
     async fn ask(&self, group: GroupId, query: MoveQuery) -> Result<MoveAnswer, Error> {
-        let deadline = Instant::now() + rebalance::PATIENCE;
+        // All rows of a large slot are read at once to be compared.
+        let patience = if matches!(query, MoveQuery::Content { .. }) { STEP } else { rebalance::PATIENCE };
+        let deadline = Instant::now() + patience;
         match self.cluster.call(group, Request::Moves { group, query }, deadline).await? {
             Response::Moves(answer) => Ok(answer),
             other => Err(unexpected(&other)),

@@ -120,20 +120,20 @@ mod tests {
     #[tokio::test]
     async fn waits_once() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(variant(&MoveStep::Try { id: MoveId(1) }), "try");
-        fs::write(folder.path().join("before-try"), "").unwrap();
+        assert_eq!(variant(&MoveStep::Freeze { id: MoveId(1) }), "freeze");
+        fs::write(folder.path().join("before-freeze"), "").unwrap();
         let other = async {
-            let reached = folder.path().join("before-try.reached");
+            let reached = folder.path().join("before-freeze.reached");
             while !reached.exists() {
                 tokio::task::yield_now().await;
             }
-            come_to(folder.path(), "before-try").await;
-            come_to(folder.path(), "after-try").await;
+            come_to(folder.path(), "before-freeze").await;
+            come_to(folder.path(), "after-freeze").await;
             fs::remove_file(reached).unwrap();
         };
-        let both = async { tokio::join!(come_to(folder.path(), "before-try"), other) };
+        let both = async { tokio::join!(come_to(folder.path(), "before-freeze"), other) };
         tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
         let passed = fs::read_to_string(folder.path().join(PASSED)).unwrap();
-        assert_eq!(passed, "before-try\nbefore-try\nafter-try\n");
+        assert_eq!(passed, "before-freeze\nbefore-freeze\nafter-freeze\n");
     }
 }

@@ -8,23 +8,26 @@
 //! 0. *index*, at the source: the slot index is there. Nothing else is changed. The job drops it at its
 //!    end, whatever the end is.
 //! 1. *begin*, in the registry: the move has a number. A later driver finds it and starts at 2.
-//! 2. *freeze*, at the source: writers of the slots wait at their proxies, reads go on. A later driver
-//!    freezes again, which changes nothing. A late freeze of a move that has ended is refused.
-//! 3. *open* and *stage*, at the target: rows and remembered requests, piece by piece, invisible. Each
-//!    piece says where it begins, so none is taken twice; a later driver goes on behind the last one.
-//! 4. *try*, at the target: the rows would go in. Nothing is changed.
-//! 5. *release*, at the source: the commit point. It names the target's content, slot by slot, and is
-//!    refused unless the source has the same. Before it the move can be cancelled with nothing changed,
-//!    after it only steps 6 and 7 are left, which no driver can do wrong: nobody owns the slots, their
-//!    readers and writers wait.
-//! 6. *activate*, at the target: rows, slots, remembered requests, at once.
+//! 2. *ahead*, at the source: rows of the slots that change are noted. Then *open* and *stage*, at the target:
+//!    rows and remembered requests, piece by piece, invisible; then what changed meanwhile, until little is left.
+//!    Writers go on. Each piece says where it begins, so none is taken twice; a later driver goes on
+//!    behind the last one. The target tries whether the rows would go in. This may take many attempts,
+//!    and other jobs run between them.
+//! 3. *freeze*, at the source: writers of the slots wait at their proxies, reads go on. A later driver
+//!    goes on from here. A late freeze of a move that has ended changes nothing.
+//! 4. *stage*, once more: the rest. Then the *content* of both sides is compared, slot by slot.
+//! 5. *release*, at the source: the commit point. It is refused if a row has changed since. Before it the move can
+//!    be cancelled with nothing changed, after it only steps 6 and 7 are left, which no driver can do wrong:
+//!    nobody owns the slots, their readers and writers wait.
+//! 6. *release* again, at the source, until it has no row of the slots, and *activate*, at the target, until it has all:
+//!    rows go in chunks, because other writers wait behind each. The last one takes the slots.
 //! 7. *flip*, in the registry: proxies learn. Until then those that ask the source or the target by the
 //!    old map are refused and look again.
 //!
 //! A move that cannot go on before step 5 is cancelled: first at the source, whose answer decides (it
 //! was released after all: forward; else writers go on there), then at the target, then the registry
-//! forgets it. Frozen slots make people wait, so before step 5 nothing is tried for longer than
-//! [`PATIENCE`].
+//! forgets it. Frozen slots make people wait, so in steps 3 to 5 nothing is tried for longer than
+//! [`PATIENCE`]; in step 2 what fails is tried again.
 //!
 //! # Invariants
 //! 1. Of each slot at most one shard is the owner at any moment, by the shards' own tables.
@@ -35,9 +38,9 @@
 use std::time::Duration;
 
 use flotilla_shared::error::{Class, Code, Error};
-use flotilla_shared::ids::{Epoch, GroupId, JobId, PlacementId};
+use flotilla_shared::ids::{Epoch, GroupId, JobId, MoveId, PlacementId};
 use flotilla_shared::moves::{
-    Cursor, MoveAnswer, MoveQuery, MoveReply, MoveStep, MovedSet, MovedTable, Piece, SlotDigest,
+    Content, Cursor, MoveAnswer, MoveQuery, MoveReply, MoveStep, MovedSet, MovedTable, Piece,
 };
 use flotilla_shared::registry::{
     HOME, Job, JobState, MetaCommand, Move, MoveChange, Placement, Progress, Registry, SlotSet, Transfer, Wish,
@@ -51,6 +54,16 @@ pub(super) const STEP: Duration = Duration::from_secs(10);
 
 /// Pieces of an index that one attempt makes: other jobs shall not wait for more than a second or so.
 const INDEX_PIECES: usize = 16;
+
+/// Pieces that one attempt copies ahead, for the same reason.
+const AHEAD_PIECES: usize = 32;
+
+/// Changed rows and requests that may be left to be copied when slots are frozen: some ten milliseconds.
+const SMALL_REST: usize = 512;
+
+/// Changes after whose copy slots are frozen even if much is left: then writers are faster than the copy,
+/// and it would never end.
+const MAX_CHANGES_AHEAD: u64 = 1 << 20;
 
 /// What a driver works with: the registry and the shards. Handed in, so that a test can let calls be
 /// lost, late or the last ones of their driver.
@@ -71,10 +84,12 @@ pub(crate) trait Ground: Sync {
 }
 
 /// What came of an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Attempt {
     /// There is more to do.
     More,
+    /// There is more to do, and nobody waits for it. Perhaps it could not go on just now.
+    Ahead(Option<Error>),
     /// The job has ended or halted.
     Ended,
 }
@@ -93,11 +108,12 @@ pub(crate) async fn attempt<G: Ground>(ground: &G, id: JobId, table: &str) -> Re
     };
     let worker = Worker { ground, registry: &registry, job, progress };
     if let Some(moving) = &progress.moving {
-        let failed = worker.carry(moving).await?;
-        return match failed {
-            None => Ok(Attempt::More),
-            Some(error) if is_final(&error) => worker.end(JobState::Failed, Some(error)).await,
-            Some(error) => Err(error),
+        return match worker.carry(moving).await? {
+            Carried::There => Ok(Attempt::More),
+            Carried::Ahead(held) => Ok(Attempt::Ahead(held)),
+            Carried::Cancelled(Some(error)) if is_final(&error) => worker.end(JobState::Failed, Some(error)).await,
+            Carried::Cancelled(Some(error)) => Err(error),
+            Carried::Cancelled(None) => Ok(Attempt::More),
         };
     }
     match progress.wish {
@@ -237,86 +253,194 @@ impl<G: Ground> Worker<'_, G> {
         }
     }
 
-    /// Brings the move under way to its end. An error inside is why it was cancelled.
-    async fn carry(&self, moving: &Move) -> Result<Option<Error>, Error> {
-        let Move { id, transfer: Transfer { from, to, slots }, placement } = moving;
+    /// Takes the move under way further: past the commit point to its end.
+    async fn carry(&self, moving: &Move) -> Result<Carried, Error> {
+        let Move { id, transfer: Transfer { from, to, .. }, placement } = moving;
         let (id, from, to) = (*id, *from, *to);
         let brought = match self.registry.placements.get(placement) {
             Some(placement) if self.progress.wish == Wish::Run => {
-                self.bring(moving, moved_set(self.registry, placement), slots).await
+                self.bring(moving, moved_set(self.registry, placement)).await
             }
             _ => Err(Error::new(Code::ShuttingDown, "the job is to move nothing more")),
         };
         let released = match brought {
-            Ok(released) => released,
+            Ok(Brought::Released(released)) => released,
+            Ok(Brought::Ahead(held)) => return Ok(Carried::Ahead(held)),
             Err(why) => match self.ground.step(from, MoveStep::Cancel { id }, STEP).await? {
                 MoveReply::Cancelled => {
-                    self.ground.step(to, MoveStep::Cancel { id }, STEP).await?;
+                    while self.ground.step(to, MoveStep::Cancel { id }, STEP).await? == MoveReply::Cancelling {}
                     self.record(MoveChange::Abandon { id }).await?;
                     // Somebody wished so: then it is not a failure.
-                    return Ok((why.code != Code::ShuttingDown).then_some(why));
+                    return Ok(Carried::Cancelled((why.code != Code::ShuttingDown).then_some(why)));
                 }
-                MoveReply::Released { epoch, rows, bytes } => Released { epoch, rows, bytes },
-                other => return Err(odd(&other)),
+                reply => Released::of(reply)?,
             },
         };
-        let Released { epoch: from_epoch, rows, bytes } = released;
         // What is released goes forward: a refusal here is waited out, visibly.
-        let activated = self.ground.step(to, MoveStep::Activate { id, rows }, STEP).await.map_err(|error| {
+        let (left, taken) = futures::join!(self.leave(moving, &released), self.take(moving, &released));
+        left?;
+        let to_epoch = taken.map_err(|error| {
             let message = format!("{to} does not take what {from} has released: {}", error.message);
             Error::new(Code::Unavailable, message).hint("correct what stands in the way; the job goes on by itself")
         })?;
-        match activated {
-            MoveReply::Activated { epoch: to_epoch } => {
-                self.record(MoveChange::Flip { id, from_epoch, to_epoch, rows, bytes }).await?;
-                Ok(None)
-            }
-            other => Err(odd(&other)),
-        }
+        let Released { epoch: from_epoch, rows, bytes, .. } = released;
+        self.record(MoveChange::Flip { id, from_epoch, to_epoch, rows, bytes }).await?;
+        Ok(Carried::There)
     }
 
     /// Steps 2 to 5.
-    async fn bring(&self, moving: &Move, set: MovedSet, slots: &SlotSet) -> Result<Released, Error> {
+    async fn bring(&self, moving: &Move, set: MovedSet) -> Result<Brought, Error> {
+        let Move { id, transfer: Transfer { from, to, slots }, .. } = moving;
+        let (id, from, to) = (*id, *from, *to);
+        let ahead = MoveStep::Ahead { id, set: set.clone(), slots: slots.clone() };
+        let frozen = match self.ground.step(from, ahead, PATIENCE).await {
+            Ok(MoveReply::Noting) => false,
+            Ok(MoveReply::Frozen) => true,
+            Ok(MoveReply::Cancelled) => return Err(Error::new(Code::Unavailable, "the move was cancelled before")),
+            Ok(reply) => return Released::of(reply).map(Brought::Released),
+            Err(error) => return later(error),
+        };
+        let copied = async {
+            let open = MoveStep::Open { id, set, slots: slots.clone() };
+            let at = staged(self.ground.step(to, open, PATIENCE).await?)?;
+            if frozen { Ok(Some(at)) } else { self.copy(moving, at, true).await }
+        };
+        let at = match copied.await {
+            Ok(Some(at)) => at,
+            Ok(None) => return Ok(Brought::Ahead(None)),
+            Err(error) if frozen => return Err(error),
+            Err(error) => return later(error),
+        };
+        match self.ground.step(from, MoveStep::Freeze { id }, PATIENCE).await? {
+            MoveReply::Frozen => (),
+            reply => return Released::of(reply).map(Brought::Released),
+        }
+        self.copy(moving, at, false).await?;
+        let (here, there) = futures::join!(self.content(from, moving), self.content(to, moving));
+        let (here, there) = (here?, there?);
+        if here.changes == there.changes
+            && let Some((ours, theirs)) = here.differs(&there)
+        {
+            let message = format!(
+                "slot {}: {} rows of {} bytes on {from}, {} rows of {} bytes on {to}, and their content differs",
+                ours.slot, ours.rows, ours.bytes, theirs.rows, theirs.bytes
+            );
+            return Err(Error::new(Code::MoveMismatch, message));
+        }
+        // Refused if something has changed since that is not staged.
+        let content = Content { changes: there.changes, ..here };
+        let release = MoveStep::Release { id, content };
+        Released::of(self.ground.step(from, release, PATIENCE).await?).map(Brought::Released)
+    }
+
+    /// Copies piece by piece; the next one is read while one is staged. Ahead of the freeze, until little is
+    /// left: then it tells where it is, or that it has to go on. Afterwards, to the end.
+    async fn copy(&self, moving: &Move, mut at: Cursor, ahead: bool) -> Result<Option<Cursor>, Error> {
         let Move { id, transfer: Transfer { from, to, .. }, .. } = moving;
         let (id, from, to) = (*id, *from, *to);
-        let freeze = MoveStep::Freeze { id, set: set.clone(), slots: slots.clone() };
-        match self.ground.step(from, freeze, PATIENCE).await? {
-            MoveReply::Frozen => (),
-            MoveReply::Released { epoch, rows, bytes } => return Ok(Released { epoch, rows, bytes }),
-            MoveReply::Cancelled => return Err(Error::new(Code::Unavailable, "the move was cancelled before")),
-            other => return Err(odd(&other)),
-        }
-        let open = MoveStep::Open { id, set, slots: slots.clone() };
-        let mut reply = self.ground.step(to, open, PATIENCE).await?;
-        loop {
-            let at = match reply {
-                MoveReply::Staged(Cursor::End) => break,
-                MoveReply::Staged(at) => at,
-                other => return Err(odd(&other)),
+        let mut next = None;
+        for pieces in 0.. {
+            if at == Cursor::End {
+                return Ok(Some(at));
+            }
+            if ahead && pieces == AHEAD_PIECES {
+                return Ok(None);
+            }
+            let piece = match next.take() {
+                Some(piece) => piece,
+                None => self.piece(from, id, &at).await?,
             };
-            let piece = self.piece(from, MoveQuery::Export { id, from: at.clone() }).await?;
-            reply = self.ground.step(to, MoveStep::Stage { id, from: at, piece }, PATIENCE).await?;
+            if let (true, Cursor::Rest { changes, .. }) = (ahead, &at)
+                && (piece.len() <= SMALL_REST || *changes > MAX_CHANGES_AHEAD)
+            {
+                return Ok(Some(at));
+            }
+            let behind = piece.next.clone();
+            let stage = MoveStep::Stage { id, from: at, piece };
+            let (reply, read) = match behind {
+                Cursor::End => (self.ground.step(to, stage, PATIENCE).await, None),
+                _ => {
+                    let stage = self.ground.step(to, stage, PATIENCE);
+                    let (reply, read) = futures::join!(stage, self.piece(from, id, &behind));
+                    (reply, Some(read))
+                }
+            };
+            at = staged(reply?)?;
+            next = match read {
+                // Another driver may have been faster.
+                Some(read) if at == behind => Some(read?),
+                _ => None,
+            };
         }
-        match self.ground.step(to, MoveStep::Try { id }, PATIENCE).await? {
-            MoveReply::Tried => (),
-            other => return Err(odd(&other)),
+        Ok(None)
+    }
+
+    /// Step 6 at the source.
+    async fn leave(&self, moving: &Move, released: &Released) -> Result<(), Error> {
+        let mut done = released.done;
+        while !done {
+            let release = MoveStep::Release { id: moving.id, content: Content::default() };
+            done = Released::of(self.ground.step(moving.transfer.from, release, STEP).await?)?.done;
         }
-        let staged: Vec<SlotDigest> = match self.ground.ask(to, MoveQuery::Digests { id }).await? {
-            MoveAnswer::Digests(staged) => staged,
-            other => return Err(odd(&other)),
-        };
-        match self.ground.step(from, MoveStep::Release { id, staged }, PATIENCE).await? {
-            MoveReply::Released { epoch, rows, bytes } => Ok(Released { epoch, rows, bytes }),
-            other => Err(odd(&other)),
+        Ok(())
+    }
+
+    /// Step 6 at the target.
+    async fn take(&self, moving: &Move, released: &Released) -> Result<Epoch, Error> {
+        loop {
+            let activate = MoveStep::Activate { id: moving.id, rows: released.rows };
+            match self.ground.step(moving.transfer.to, activate, STEP).await? {
+                MoveReply::Activating => (),
+                MoveReply::Activated { epoch } => return Ok(epoch),
+                other => return Err(odd(&other)),
+            }
         }
     }
 
-    async fn piece(&self, from: GroupId, query: MoveQuery) -> Result<Piece, Error> {
-        match self.ground.ask(from, query).await? {
+    async fn piece(&self, from: GroupId, id: MoveId, at: &Cursor) -> Result<Piece, Error> {
+        match self.ground.ask(from, MoveQuery::Export { id, from: at.clone() }).await? {
             MoveAnswer::Piece(piece) => Ok(piece),
             other => Err(odd(&other)),
         }
     }
+
+    async fn content(&self, shard: GroupId, moving: &Move) -> Result<Content, Error> {
+        match self.ground.ask(shard, MoveQuery::Content { id: moving.id }).await? {
+            MoveAnswer::Content(content) => Ok(content),
+            other => Err(odd(&other)),
+        }
+    }
+}
+
+/// Nobody waits for what failed: it is tried again, unless it was refused.
+fn later(error: Error) -> Result<Brought, Error> {
+    match error.code.class() {
+        Class::Refused => Err(error),
+        _ => Ok(Brought::Ahead(Some(error))),
+    }
+}
+
+fn staged(reply: MoveReply) -> Result<Cursor, Error> {
+    match reply {
+        MoveReply::Staged(at) => Ok(at),
+        other => Err(odd(&other)),
+    }
+}
+
+/// How far a move came in one attempt.
+enum Carried {
+    /// To its end.
+    There,
+    /// Not yet to where anybody waits for it; if it could not go on, for this reason.
+    Ahead(Option<Error>),
+    /// It was cancelled; if nobody wished so, for this reason.
+    Cancelled(Option<Error>),
+}
+
+/// How far it came before the commit point.
+enum Brought {
+    Ahead(Option<Error>),
+    Released(Released),
 }
 
 /// What the source gave up.
@@ -324,6 +448,17 @@ struct Released {
     epoch: Epoch,
     rows: u64,
     bytes: u64,
+    /// It has none of the rows any more.
+    done: bool,
+}
+
+impl Released {
+    fn of(reply: MoveReply) -> Result<Self, Error> {
+        match reply {
+            MoveReply::Released { epoch, rows, bytes, done } => Ok(Self { epoch, rows, bytes, done }),
+            other => Err(odd(&other)),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::guard::{Guard, Mode};
 use super::moves::Moves;
+use super::moves::watch::Watch;
 use super::ownership::{Owned, Ownership};
 use super::requests::{MAX_STEP_US, Requests};
 use super::statements::{self, Halt, Moment};
@@ -31,6 +32,7 @@ pub struct Machine {
     pub applied: Applied,
     ownership: Ownership,
     moves: Arc<Moves>,
+    pub(super) watch: Watch,
     pub(super) requests: Requests,
     /// In the `meta` group.
     registry: Option<Registry>,
@@ -95,7 +97,8 @@ impl Machine {
                 false => Some(load_registry(&db)?),
             };
             let counting = statements::triggers_count(&db)?;
-            Ok(Self { db, guard, applied, ownership, moves, requests, registry, counting })
+            let watch = Watch::default();
+            Ok(Self { db, guard, applied, ownership, moves, watch, requests, registry, counting })
         };
         load().map_err(storage)
     }
@@ -251,7 +254,7 @@ impl Machine {
 
     fn write(
         &mut self,
-        draft: &Draft,
+        draft: &mut Draft,
         write: &Write,
         moment: Moment,
         mark: Option<&Error>,

@@ -4,6 +4,8 @@
 //! shards compute the same rows. The shard that decides also remembers the request, like any other
 //! write: only it is asked whether the request is new, or shards could come to differ.
 
+use std::sync::Arc;
+
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::registry::{MAX_COPIED_BYTES, MAX_COPIED_ROWS, MAX_REFERENCE_RESULT_BYTES, quoted};
 use flotilla_shared::value::Value;
@@ -32,9 +34,11 @@ impl Machine {
             return Ok(first.map(|results| ShardReply::Written { results, state: CopyState::Before }));
         }
         if write.dry_run {
+            let moves = Arc::clone(&draft.moves);
             self.db.execute_batch("SAVEPOINT dry")?;
             let reply = self.written(draft, write)?;
             self.db.execute_batch("ROLLBACK TO dry; RELEASE dry")?;
+            draft.moves = moves;
             return Ok(reply);
         }
         let reply = self.once(write.job, STEP, || self.written(draft, write))?;
@@ -52,7 +56,7 @@ impl Machine {
         Ok(reply)
     }
 
-    fn written(&self, draft: &Draft, write: &CopyWrite) -> Result<Reply, Halt> {
+    fn written(&self, draft: &mut Draft, write: &CopyWrite) -> Result<Reply, Halt> {
         let moment = Moment { at_us: write.at_us, seed: write.seed };
         let results = match self.statements(draft, Mode::Write, &write.statements, moment)? {
             Ok(results) => results,

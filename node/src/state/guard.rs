@@ -15,8 +15,6 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
 use rusqlite::{CachedStatement, Connection, ffi};
 
-use super::moves::index::SIDE_PREFIX;
-
 /// Longest SQL text, in bytes.
 pub const MAX_SQL_BYTES: i32 = 1 << 20;
 
@@ -204,23 +202,9 @@ fn is_statistics(table: &str) -> bool {
     is_any(table, &["sqlite_stat1", "sqlite_stat3", "sqlite_stat4"])
 }
 
-/// Is this what the triggers of a slot index do? A client can give a subquery the name of such a
-/// trigger; it then reads slots and keys from a side table, which are no secret, and writes nothing.
-fn keeps_side_table(action: AuthAction<'_>) -> bool {
-    match action {
-        AuthAction::Read { table_name: table, .. }
-        | AuthAction::Insert { table_name: table }
-        | AuthAction::Delete { table_name: table } => table.starts_with(SIDE_PREFIX),
-        _ => false,
-    }
-}
-
 impl State {
     fn allows(&self, context: &AuthContext<'_>) -> bool {
         use AuthAction as A;
-        if context.accessor.is_some_and(is_internal) && keeps_side_table(context.action) {
-            return true;
-        }
         let mode = self.mode.load(Ordering::Relaxed);
         if mode == Mode::Open as u8 {
             return true;

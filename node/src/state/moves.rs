@@ -1,4 +1,4 @@
-//! Moves of slots on one shard: freeze and release at the source, stage and activate at the target.
+//! Moves of slots on one shard: copied ahead, frozen and released at the source, staged and activated at the target.
 //!
 //! What a shard knows of moves is one value, [`Moves`], in its own database: it changes only in apply,
 //! travels with snapshots, and is read by the driver's queries in the same transaction as the rows.
@@ -7,27 +7,35 @@
 //! 1. At most one move is open on a shard. Moves are numbered in the order in which the registry named
 //!    them, and a step of a move that is not newer than the last one that ended here is answered with
 //!    how that one ended, or refused. So no step does anything twice, and none does anything late.
-//! 2. While a move is open at its source, no write touches its slots ([`Moves::check`]): what was
-//!    exported stays what is there.
-//! 3. The source gives up rows, slots and version in one entry, and only if its rows are those that
-//!    the target says it has. After that entry the move can only go forward.
-//! 4. Staged rows are in tables that no statement of a client sees. They become rows, the slots become
-//!    the target's, and the remembered requests become its own, in one entry.
-//! 5. Rows are moved as they are: no trigger fires, no foreign key acts, no conflict clause replaces
-//!    another row. A row that does not go in is an error before the source releases ([`MoveStep::Try`]).
+//! 2. From the start of a move until its release, each row of its slots that changes is noted at the source,
+//!    whoever changes it ([`watch`]). Each piece of a copy is of one moment, with the number of the last change before it; so
+//!    what changed later is known, and copied again.
+//! 3. From the freeze on no write that was routed touches the slots ([`Moves::check`]).
+//! 4. The source gives up slots and version in one entry, and only if nothing was noted since its content
+//!    was compared with the target's. After that entry the move can only go forward.
+//! 5. Staged rows are in tables that no statement of a client sees.
+//! 6. Rows are deleted and inserted in chunks, so that no other write of the shard waits for long behind one
+//!    of them. From the first chunk to the registry's new map the version of the shard is one that no plan knows. So no read of
+//!    all its rows sees some of them; reads and writes by key do not look at slots that they do not name.
+//! 7. Rows are moved as they are: no trigger fires, no foreign key acts, no conflict clause replaces
+//!    another row. A row that does not go in is an error when it is staged.
 //!
-//! The pieces: [`index`] finds the rows of a slot, [`layout`] reads and writes rows as packed bytes,
-//! [`query`] answers the driver.
+//! The pieces: [`index`] finds the rows of a slot, [`watch`] hears what changes, [`layout`] reads and writes
+//! rows as packed bytes, [`source`] and [`target`] take the steps, [`query`] answers the driver.
 
 pub mod index;
 pub mod layout;
 pub mod query;
+mod source;
+mod target;
+pub mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flotilla_shared::error::{Code, Error};
-use flotilla_shared::ids::{Epoch, MoveId, PlacementId};
-use flotilla_shared::moves::{Cursor, MoveReply, MoveStep, MovedSet, Piece, SlotDigest};
+use flotilla_shared::ids::{Epoch, MoveId, PlacementId, Slot};
+use flotilla_shared::moves::{Cursor, MoveReply, MoveStep, MovedSet, SlotDigest};
 use flotilla_shared::registry::SlotSet;
 use flotilla_shared::wire::{Route, ShardReply};
 use rusqlite::config::DbConfig;
@@ -41,7 +49,13 @@ use super::statements::{Failure, Halt, Moment, no_rowid};
 use super::steps::Reply;
 use super::world;
 use index::Index;
-use layout::Layout;
+
+/// Rows that one entry deletes, inserts or clears away: all other writes of the shard wait meanwhile, for
+/// some ten milliseconds.
+const CHUNK_ROWS: usize = 4096;
+
+/// Bytes that one entry inserts, for the same reason.
+const CHUNK_BYTES: usize = 4 << 20;
 
 /// What a shard knows of moves.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -61,8 +75,43 @@ struct Open {
     id: MoveId,
     set: MovedSet,
     slots: SlotSet,
-    /// At the target: where the next piece begins. At the source: nothing.
-    staged: Option<Cursor>,
+    phase: Phase,
+}
+
+/// How far a move is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Phase {
+    /// At the source: what changes is noted.
+    Noting,
+    /// At the source: the tables are others now, or not all changes are known. It can only be cancelled.
+    Spoilt,
+    /// At the source: nobody writes.
+    Frozen,
+    /// At the source: given up, but some rows are still there.
+    Releasing { epoch: Epoch, rows: u64, bytes: u64 },
+    /// At the target.
+    Staging(Stage),
+    /// At the target: some rows are in.
+    Activating,
+    /// At the target: cancelled, but something is still staged.
+    Clearing,
+}
+
+/// What is staged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Stage {
+    /// Where the next piece begins.
+    next: Cursor,
+    /// The last change of the source that is part of it.
+    changes: u64,
+    /// What it holds of each slot.
+    slots: BTreeMap<Slot, SlotDigest>,
+}
+
+impl Phase {
+    fn at_source(&self) -> bool {
+        matches!(self, Self::Noting | Self::Spoilt | Self::Frozen | Self::Releasing { .. })
+    }
 }
 
 impl Moves {
@@ -91,7 +140,7 @@ impl Moves {
     /// # Errors
     /// [`Code::StaleRoute`]: nothing was done; it goes on at whoever has the slots then.
     pub fn check(&self, route: &Route) -> Result<(), Error> {
-        let Some(Open { set, slots, staged: None, .. }) = &self.open else { return Ok(()) };
+        let Some(Open { set, slots, phase: Phase::Frozen, .. }) = &self.open else { return Ok(()) };
         let touches = route.claims.iter().filter(|claim| claim.placement == set.placement.id);
         for claim in touches {
             if claim.slots.as_ref().is_none_or(|claimed| claimed.meets(slots)) {
@@ -102,18 +151,95 @@ impl Moves {
         Ok(())
     }
 
-    /// Is this the name of a side table of ours, or of a trigger that keeps it?
+    /// Is this the name of a side table of ours?
     pub fn has_named(&self, name: &str) -> bool {
         self.index.as_ref().is_some_and(|index| index.has_named(name))
     }
 
-    /// The move that is open at its source.
-    fn frozen(&self, id: MoveId) -> Result<&Open, Error> {
-        self.open.as_ref().filter(|open| open.id == id && open.staged.is_none()).ok_or_else(|| not_open(id))
+    /// Must definitions of tables stay as they are? While rows are between two shards, they must.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`]: it will not take long.
+    pub fn check_schema(&self) -> Result<(), Error> {
+        match self.open.as_ref().map(|open| &open.phase) {
+            Some(Phase::Frozen | Phase::Releasing { .. } | Phase::Activating) => {
+                Err(Error::new(Code::Unavailable, "slots are on their way at this moment"))
+            }
+            _ => Ok(()),
+        }
     }
 
-    fn staging(&self, id: MoveId) -> Result<&Open, Error> {
-        self.open.as_ref().filter(|open| open.id == id && open.staged.is_some()).ok_or_else(|| not_open(id))
+    /// After a schema statement: is the index still one of the tables as they are?
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn is_outdated(&self, db: &Connection) -> rusqlite::Result<bool> {
+        self.index.as_ref().filter(|index| index.is_kept()).map_or(Ok(false), |index| index.is_outdated(db))
+    }
+
+    /// The index no longer tells where all rows are, nor what has changed. Jobs make another one.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn spoil(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        if let Some(index) = &mut self.index {
+            index.spoil();
+        }
+        self.interrupt(db)?;
+        self.save(db)
+    }
+
+    /// A move that is not released cannot go on.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn interrupt(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        match self.open.as_mut().filter(|open| matches!(open.phase, Phase::Noting | Phase::Frozen)) {
+            Some(open) => open.phase = Phase::Spoilt,
+            None => return Ok(()),
+        }
+        self.save(db)
+    }
+
+    /// The slots whose changes are noted.
+    fn noting(&self) -> Option<&SlotSet> {
+        let open = self.open.as_ref()?;
+        matches!(open.phase, Phase::Noting | Phase::Frozen).then_some(&open.slots)
+    }
+
+    /// No move is open that relies on the index.
+    fn at_rest(&self) -> Result<(), Error> {
+        match self.open.as_ref().filter(|open| open.phase.at_source()) {
+            None => Ok(()),
+            Some(open) => Err(Error::new(Code::Conflict, format!("move {} is open here", open.id))),
+        }
+    }
+
+    fn opened(&self, id: MoveId) -> Result<&Open, Error> {
+        self.open.as_ref().filter(|open| open.id == id).ok_or_else(|| not_open(id))
+    }
+
+    /// The move that is open at its source, and not released.
+    fn exporting(&self, id: MoveId) -> Result<&Open, Error> {
+        let open = self.opened(id)?;
+        match open.phase {
+            Phase::Noting | Phase::Frozen => Ok(open),
+            Phase::Spoilt => Err(Error::new(Code::Conflict, "the tables of the move have changed")),
+            _ => Err(not_open(id)),
+        }
+    }
+
+    fn staging(&self, id: MoveId) -> Result<(&Open, &Stage), Error> {
+        match self.opened(id)? {
+            open @ Open { phase: Phase::Staging(stage), .. } => Ok((open, stage)),
+            _ => Err(not_open(id)),
+        }
+    }
+
+    fn set_phase(&mut self, phase: Phase) {
+        if let Some(open) = &mut self.open {
+            open.phase = phase;
+        }
     }
 
     /// How a move ended here, if it was the last one; refuses older ones.
@@ -160,13 +286,13 @@ impl From<FromSqlError> for Refusal {
 
 type Step<T> = Result<T, Refusal>;
 
-/// While it lives, no trigger fires and no foreign key acts on this connection.
-struct Quiet<'a>(&'a Connection);
+/// While it lives, no trigger fires and no foreign key acts on this connection, and no change is noted.
+struct Quiet<'a>(&'a Connection, #[expect(dead_code, reason = "ends with it")] watch::Pause);
 
 impl<'a> Quiet<'a> {
-    fn begin(db: &'a Connection) -> rusqlite::Result<Self> {
+    fn begin(db: &'a Connection, watch: &watch::Watch) -> rusqlite::Result<Self> {
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-        let quiet = Self(db);
+        let quiet = Self(db, watch.pause());
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
         Ok(quiet)
     }
@@ -209,180 +335,48 @@ impl Machine {
     fn take(&mut self, draft: &mut Draft, step: &MoveStep) -> Step<MoveReply> {
         match step {
             MoveStep::Index { generation, set } => {
-                let moves = Arc::make_mut(&mut draft.moves);
-                let done = index::extend(&self.db, moves, *generation, set)?;
-                draft.counting = super::statements::triggers_count(&self.db)?;
-                Ok(MoveReply::Index { done })
+                let done = index::extend(&self.db, Arc::make_mut(&mut draft.moves), *generation, set)?;
+                return Ok(MoveReply::Index { done });
             }
             MoveStep::DropIndex { generation } => {
-                let moves = Arc::make_mut(&mut draft.moves);
-                let done = index::shrink(&self.db, moves, *generation)?;
-                draft.counting = super::statements::triggers_count(&self.db)?;
-                Ok(MoveReply::Index { done })
+                let done = index::shrink(&self.db, Arc::make_mut(&mut draft.moves), *generation)?;
+                return Ok(MoveReply::Index { done });
             }
-            MoveStep::Freeze { id, set, slots } => self.freeze(draft, *id, set, slots),
+            _ => (),
+        }
+        if let Some(ended) = draft.moves.past(id_of(step))? {
+            return Ok(ended);
+        }
+        match step {
+            MoveStep::Ahead { id, set, slots } => self.ahead(draft, *id, set, slots),
+            MoveStep::Freeze { id } => self.freeze(draft, *id),
             MoveStep::Open { id, set, slots } => self.open(draft, *id, set, slots),
             MoveStep::Stage { id, from, piece } => self.stage(draft, *id, from, piece),
-            MoveStep::Try { id } => self.try_in(draft, *id),
-            MoveStep::Release { id, staged } => self.release(draft, *id, staged),
+            MoveStep::Release { id, content } => self.release(draft, *id, content),
             MoveStep::Activate { id, rows } => self.activate(draft, *id, *rows),
             MoveStep::Cancel { id } => self.cancel(draft, *id),
+            MoveStep::Index { .. } | MoveStep::DropIndex { .. } => Err(not_open(MoveId::default()).into()),
         }
     }
 
-    fn freeze(&self, draft: &mut Draft, id: MoveId, set: &MovedSet, slots: &SlotSet) -> Step<MoveReply> {
-        if let Some(ended) = draft.moves.past(id)? {
-            return Ok(ended);
-        }
-        if draft.moves.open.is_some() {
-            draft.moves.frozen(id)?;
-            return Ok(MoveReply::Frozen);
-        }
-        let owned = draft.ownership.placements.get(&set.placement.id);
-        if slots.is_empty() || !owned.is_some_and(|owned| slots.is_within(&owned.slots)) {
-            return Err(Error::new(Code::Conflict, "the slots are not owned here").into());
-        }
-        if !draft.moves.index.as_ref().is_some_and(|index| index.is_complete(set)) {
-            return Err(Error::new(Code::Conflict, "the tables have no slot index here").into());
-        }
-        let open = Open { id, set: set.clone(), slots: slots.clone(), staged: None };
-        Arc::make_mut(&mut draft.moves).open = Some(open);
-        Ok(MoveReply::Frozen)
-    }
-
-    fn open(&self, draft: &mut Draft, id: MoveId, set: &MovedSet, slots: &SlotSet) -> Step<MoveReply> {
-        if let Some(ended) = draft.moves.past(id)? {
-            return Ok(ended);
-        }
-        if draft.moves.open.is_none() {
-            let owned = draft.ownership.placements.get(&set.placement.id);
-            if owned.is_some_and(|owned| slots.meets(&owned.slots)) {
-                return Err(Error::new(Code::Conflict, "the slots are owned here already").into());
-            }
-            for table in &set.tables {
-                self.db.prepare_cached(&Layout::of(&self.db, table)?.insert())?;
-            }
-            let open = Open { id, set: set.clone(), slots: slots.clone(), staged: Some(Cursor::start(slots)) };
-            Arc::make_mut(&mut draft.moves).open = Some(open);
-        }
-        let staged = draft.moves.staging(id)?.staged.clone().unwrap_or(Cursor::End);
-        Ok(MoveReply::Staged(staged))
-    }
-
-    fn stage(&self, draft: &mut Draft, id: MoveId, from: &Cursor, piece: &Piece) -> Step<MoveReply> {
-        if let Some(ended) = draft.moves.past(id)? {
-            return Ok(ended);
-        }
-        let open = draft.moves.staging(id)?;
-        if let Some(at) = open.staged.as_ref().filter(|at| *at != from) {
-            // Another driver was faster; who sent this one goes on from there.
-            return Ok(MoveReply::Staged(at.clone()));
-        }
-        if let Some(row) = piece.rows.iter().find(|row| !open.slots.contains(row.slot)) {
-            return Err(Error::new(Code::MoveMismatch, format!("slot {} is not part of move {id}", row.slot)).into());
-        }
-        let mut insert =
-            self.db.prepare_cached("INSERT INTO _flotilla_staged_rows (tbl, slot, packed) VALUES (?1, ?2, ?3)")?;
-        for row in &piece.rows {
-            insert.execute(rusqlite::params![row.table, row.slot.0, row.packed])?;
-        }
-        let mut insert = self.db.prepare_cached("INSERT INTO _flotilla_staged_requests (packed) VALUES (?1)")?;
-        for request in &piece.requests {
-            insert.execute([request])?;
-        }
-        if let Some(open) = &mut Arc::make_mut(&mut draft.moves).open {
-            open.staged = Some(piece.next.clone());
-        }
-        Ok(MoveReply::Staged(piece.next.clone()))
-    }
-
-    fn try_in(&self, draft: &Draft, id: MoveId) -> Step<MoveReply> {
-        if let Some(ended) = draft.moves.past(id)? {
-            return Ok(ended);
-        }
-        let open = draft.moves.staging(id)?;
-        self.db.execute_batch("SAVEPOINT trying")?;
-        self.insert_staged(open)?;
-        self.db.execute_batch("ROLLBACK TO trying; RELEASE trying")?;
-        Ok(MoveReply::Tried)
-    }
-
-    fn release(&self, draft: &mut Draft, id: MoveId, staged: &[SlotDigest]) -> Step<MoveReply> {
-        if let Some(ended) = draft.moves.past(id)? {
-            return Ok(ended);
-        }
-        let open = draft.moves.frozen(id)?.clone();
-        let Some(index) = &draft.moves.index else { return Err(not_open(id).into()) };
-        let _quiet = Quiet::begin(&self.db)?;
-        let found = index::take_rows(&self.db, index, &open.slots)?;
-        if let Some((ours, theirs)) = query::differ(&found, staged) {
-            let message = format!(
-                "slot {}: {} rows of {} bytes here, {} rows of {} bytes at the target, and their content differs",
-                ours.slot, ours.rows, ours.bytes, theirs.rows, theirs.bytes
-            );
-            return Err(Error::new(Code::MoveMismatch, message).into());
-        }
-        let epoch = self.change_owned(draft, open.set.placement.id, |owned| owned.minus(&open.slots))?;
-        let (rows, bytes) = (found.iter().map(|slot| slot.rows).sum(), found.iter().map(|slot| slot.bytes).sum());
-        let released = MoveReply::Released { epoch, rows, bytes };
-        Arc::make_mut(&mut draft.moves).end(id, released.clone());
-        Ok(released)
-    }
-
-    fn activate(&mut self, draft: &mut Draft, id: MoveId, rows: u64) -> Step<MoveReply> {
-        if let Some(ended) = draft.moves.past(id)? {
-            return Ok(ended);
-        }
-        let open = draft.moves.staging(id)?.clone();
-        let inserted = self.insert_staged(&open)?;
-        if open.staged != Some(Cursor::End) || inserted != rows {
-            let message = format!("{inserted} rows are staged here, {rows} were released");
-            return Err(Error::new(Code::MoveMismatch, message).into());
-        }
-        let epoch = self.change_owned(draft, open.set.placement.id, |owned| owned.union(&open.slots))?;
-        let moves = Arc::make_mut(&mut draft.moves);
-        if let Some(index) = &mut moves.index {
-            index.start_over(open.set.placement.id);
-        }
-        let activated = MoveReply::Activated { epoch };
-        moves.end(id, activated.clone());
-        // Last, because what is remembered cannot be forgotten again for one step alone.
-        let requests: Vec<Vec<u8>> = self
-            .db
-            .prepare_cached("SELECT packed FROM _flotilla_staged_requests ORDER BY seq")?
-            .query_map([], |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
-        clear_stage(&self.db)?;
-        self.requests.adopt(draft.applied.request_us, &requests)?;
-        Ok(activated)
-    }
-
+    /// Ends a move on either side.
     fn cancel(&self, draft: &mut Draft, id: MoveId) -> Step<MoveReply> {
-        if let Some(ended) = draft.moves.past(id)? {
-            return Ok(ended);
-        }
-        if draft.moves.open.as_ref().is_some_and(|open| open.id != id) {
-            return Err(Error::new(Code::Conflict, "another move is open here").into());
-        }
-        clear_stage(&self.db)?;
-        Arc::make_mut(&mut draft.moves).end(id, MoveReply::Cancelled);
-        Ok(MoveReply::Cancelled)
-    }
-
-    fn insert_staged(&self, open: &Open) -> Step<u64> {
-        let _quiet = Quiet::begin(&self.db)?;
-        let mut inserted = 0;
-        for (number, table) in open.set.tables.iter().enumerate() {
-            let mut insert = self.db.prepare_cached(&Layout::of(&self.db, table)?.insert())?;
-            let mut query =
-                self.db.prepare_cached("SELECT packed FROM _flotilla_staged_rows WHERE tbl = ?1 ORDER BY seq")?;
-            let mut rows = query.query([number as i64])?;
-            while let Some(row) = rows.next()? {
-                inserted +=
-                    insert.execute(rusqlite::params_from_iter(layout::unpack(row.get_ref(0)?.as_blob()?)?))? as u64;
+        let moves = Arc::make_mut(&mut draft.moves);
+        match moves.open.as_ref() {
+            Some(open) if open.id != id => return Err(Error::new(Code::Conflict, "another move is open here").into()),
+            Some(Open { phase: Phase::Releasing { epoch, rows, bytes }, .. }) => {
+                return Ok(MoveReply::Released { epoch: *epoch, rows: *rows, bytes: *bytes, done: false });
             }
+            Some(Open { phase: Phase::Activating, .. }) => return Err(not_open(id).into()),
+            Some(open) if open.phase.at_source() => source::forget_changes(&self.db)?,
+            Some(_) if !target::clear_some(&self.db)? => {
+                moves.set_phase(Phase::Clearing);
+                return Ok(MoveReply::Cancelling);
+            }
+            _ => (),
         }
-        Ok(inserted)
+        moves.end(id, MoveReply::Cancelled);
+        Ok(MoveReply::Cancelled)
     }
 
     fn change_owned(
@@ -398,6 +392,15 @@ impl Machine {
     }
 }
 
-fn clear_stage(db: &Connection) -> rusqlite::Result<()> {
-    db.execute_batch("DELETE FROM _flotilla_staged_rows; DELETE FROM _flotilla_staged_requests")
+fn id_of(step: &MoveStep) -> MoveId {
+    match step {
+        MoveStep::Index { .. } | MoveStep::DropIndex { .. } => MoveId::default(),
+        MoveStep::Ahead { id, .. }
+        | MoveStep::Freeze { id }
+        | MoveStep::Open { id, .. }
+        | MoveStep::Stage { id, .. }
+        | MoveStep::Release { id, .. }
+        | MoveStep::Activate { id, .. }
+        | MoveStep::Cancel { id } => *id,
+    }
 }

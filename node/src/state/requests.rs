@@ -234,15 +234,15 @@ impl Requests {
         self.order.push_back(remembered);
     }
 
-    /// Ids of writes that touched these slots, packed, from number `after` on, about `max_bytes` of them,
-    /// and where the next ones begin.
+    /// Ids of writes that touched these slots, packed, from number `after` on, about `max_bytes` of them;
+    /// where the next ones begin, and whether there are any.
     pub fn of_slots(
         &self,
         placement: PlacementId,
         slots: &SlotSet,
         after: u64,
         max_bytes: usize,
-    ) -> (Vec<Vec<u8>>, Option<u64>) {
+    ) -> (Vec<Vec<u8>>, u64, bool) {
         let (mut packed, mut bytes) = (Vec::new(), 0);
         let mut seq = after.max(self.first);
         while seq < self.end() && bytes < max_bytes {
@@ -254,7 +254,7 @@ impl Requests {
             }
             seq += 1;
         }
-        (packed, (seq < self.end()).then_some(seq))
+        (packed, seq, seq < self.end())
     }
 
     /// Remembers what another shard did to slots that are ours now, as if it had been done just now: for

@@ -4,6 +4,7 @@
 //! of the whole transaction undoes (or has undone already), and a fault that must stop the replica.
 
 use std::io;
+use std::sync::Arc;
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::wire::{Rows, Statement, StatementResult, WriteResult};
@@ -13,7 +14,7 @@ use super::apply::{Draft, Machine};
 use super::guard::{self, Guard, Mode};
 use super::reads::{self, ReadFailure};
 use super::store::storage;
-use super::{vfs, world};
+use super::{moves, vfs, world};
 
 /// Rows that RETURNING, or a SELECT inside a transaction, may answer.
 pub const MAX_RETURNED_ROWS: usize = 10_000;
@@ -79,12 +80,13 @@ impl Machine {
     /// Runs statements that take effect together or not at all.
     pub(super) fn statements(
         &self,
-        draft: &Draft,
+        draft: &mut Draft,
         mode: Mode,
         statements: &[Statement],
         moment: Moment,
     ) -> Result<WriteResult, Halt> {
         let db = &self.db;
+        self.watch.follow(db, &draft.moves).map_err(watching)?;
         let several = statements.len() > 1;
         if draft.counting {
             // Sets the connection's own count to zero: a trigger sees it before its own statements count.
@@ -129,6 +131,9 @@ impl Machine {
         if several {
             db.prepare_cached("RELEASE w")?.execute([])?;
         }
+        if !self.watch.flush(db, &draft.moves).map_err(watching)? {
+            Arc::make_mut(&mut draft.moves).spoil(db)?;
+        }
         Ok(Ok(results))
     }
 
@@ -164,6 +169,14 @@ impl Machine {
             answer.message.truncate(answer.message.floor_char_boundary(MAX_MESSAGE_BYTES));
         }
         Ok(answer)
+    }
+}
+
+/// Keeping the slot index failed, which no statement of a client can bring about.
+fn watching(refusal: moves::Refusal) -> Halt {
+    match refusal {
+        moves::Refusal::Refused(error) => Halt::Storage(io::Error::other(error)),
+        moves::Refusal::Sqlite(error) => error.into(),
     }
 }
 

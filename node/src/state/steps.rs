@@ -5,6 +5,7 @@
 //! later job's is, comes late: its job has ended, and it is refused.
 
 use std::io;
+use std::sync::Arc;
 
 use flotilla_shared::closed::is_internal;
 use flotilla_shared::error::{Code, Error};
@@ -104,6 +105,9 @@ impl Machine {
     }
 
     fn schema(&self, draft: &mut Draft, sql: &[String], moment: Moment) -> Result<Reply, Halt> {
+        if let Err(busy) = draft.moves.check_schema() {
+            return Ok(Err(busy));
+        }
         let statements: Vec<Statement> = sql.iter().map(Statement::bare).collect();
         if let Err(error) = self.statements(draft, Mode::Schema, &statements, moment)? {
             return Ok(Err(error));
@@ -112,20 +116,26 @@ impl Machine {
             return Err(Halt::Undo(error));
         }
         draft.counting = statements::triggers_count(&self.db)?;
+        if draft.moves.is_outdated(&self.db)? {
+            Arc::make_mut(&mut draft.moves).spoil(&self.db)?;
+        }
         Ok(Ok(ShardReply::Ok))
     }
 
     /// Tells whether statements would succeed, and undoes them.
     fn dry_run(&self, draft: &mut Draft, sql: &[String], moment: Moment) -> Result<Reply, Halt> {
-        let counting = draft.counting;
+        let (counting, moves) = (draft.counting, Arc::clone(&draft.moves));
         self.db.execute_batch("SAVEPOINT dry")?;
         let reply = self.schema(draft, sql, moment)?;
         self.db.execute_batch("ROLLBACK TO dry; RELEASE dry")?;
-        draft.counting = counting;
+        (draft.counting, draft.moves) = (counting, moves);
         Ok(reply)
     }
 
     fn register(&self, draft: &mut Draft, table: &str, into: &NewHome, version: SchemaVersion) -> Result<Reply, Halt> {
+        if let Err(busy) = draft.moves.check_schema() {
+            return Ok(Err(busy));
+        }
         let Some(had_rows) = has_rows(&self.db, table)? else {
             return Ok(Err(Error::new(Code::NoSuchTable, format!("no such table: {table}"))));
         };
@@ -155,6 +165,8 @@ impl Machine {
             }
             NewHome::Existing { .. } => (),
         }
+        // A move that does not know of it would leave its rows behind.
+        Arc::make_mut(&mut draft.moves).interrupt(&self.db)?;
         // Whoever still plans with the table in the home placement is sent back to plan anew.
         let mut home = draft.ownership.placements.get(&HOME).cloned().unwrap_or_default();
         home.epoch.0 += 1;

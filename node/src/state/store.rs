@@ -132,8 +132,9 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS _flotilla_state (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS _flotilla_ownership (placement INTEGER PRIMARY KEY, epoch INTEGER, slots BLOB);
     CREATE TABLE IF NOT EXISTS _flotilla_requests (first_seq INTEGER PRIMARY KEY, last_seq INTEGER, body BLOB);
-    CREATE TABLE IF NOT EXISTS _flotilla_staged_rows (seq INTEGER PRIMARY KEY, tbl INTEGER, slot INTEGER, packed BLOB);
+    CREATE TABLE IF NOT EXISTS _flotilla_staged (seq INTEGER PRIMARY KEY, tbl INTEGER, identity BLOB, slot INTEGER, packed BLOB, UNIQUE (tbl, identity));
     CREATE TABLE IF NOT EXISTS _flotilla_staged_requests (seq INTEGER PRIMARY KEY, packed BLOB);
+    CREATE TABLE IF NOT EXISTS _flotilla_changed (seq INTEGER PRIMARY KEY, tbl INTEGER, identity BLOB, UNIQUE (tbl, identity));
     CREATE TABLE IF NOT EXISTS _flotilla_jobs (job INTEGER, step TEXT, reply BLOB, PRIMARY KEY (job, step)) WITHOUT ROWID;
 ";
 
@@ -143,8 +144,9 @@ pub const TABLES: &[&str] = &[
     "_flotilla_ownership",
     "_flotilla_requests",
     "_flotilla_jobs",
-    "_flotilla_staged_rows",
+    "_flotilla_staged",
     "_flotilla_staged_requests",
+    "_flotilla_changed",
 ];
 
 /// A group's database on disk.

@@ -1,35 +1,29 @@
 //! The slot index: which rows a slot has, for as long as a job moves slots.
 //!
-//! For each table a side table (slot, what names the row), kept by triggers from its start and filled in
-//! chunks through the log. It may name rows that are gone or have another slot by now: `REPLACE` deletes
-//! rows without telling triggers. It never lacks one. So whoever uses it looks at the row itself,
-//! too ([`Scan`]), and finds just the rows of the slot.
-//!
-//! What the triggers do is invisible to clients: SQLite restores `last_insert_rowid()`, `changes()` and
-//! the count of changed rows after a trigger. They do nothing that a conflict clause of the client's
-//! statement could turn into something else, because they insert only what is not there.
+//! For each table a side table (slot, what names the row), kept by [`super::watch`] from its start and filled
+//! in chunks through the log. Clients see nothing of it. Whoever uses it looks at the row itself, too
+//! ([`Scan`]), so an entry without its row would do no harm; a row without its entry would, and there is
+//! none.
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{PlacementId, Slot};
-use flotilla_shared::moves::{MovedSet, SlotDigest};
-use flotilla_shared::registry::{SlotSet, quoted};
+use flotilla_shared::moves::{MovedRow, MovedSet, RowName, SlotDigest};
+use flotilla_shared::registry::quoted;
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::layout::{Layout, list, pack, unpack};
+use super::watch::bind;
 use super::{Moves, Step};
 use crate::state::slot_function;
 
 /// Rows that one entry adds to or takes from an index: some ten milliseconds of apply.
 const CHUNK_ROWS: usize = 4096;
 
-/// What the names of side tables and their triggers begin with.
-pub const SIDE_PREFIX: &str = "_flotilla_slots_";
-
-/// What the triggers of a side table wait for; their names end with it.
-const EVENTS: [&str; 3] = ["insert", "update", "delete"];
+/// What the names of side tables begin with.
+const SIDE_PREFIX: &str = "_flotilla_slots_";
 
 /// The index of one placement's tables.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,8 +31,10 @@ pub(super) struct Index {
     generation: u64,
     set: MovedSet,
     filled: Vec<Filled>,
-    /// It is being taken away: the triggers are gone.
-    dropping: bool,
+    /// A hash of the tables' definitions.
+    shape: u64,
+    /// It is no longer kept: it is being taken away, or its tables have changed.
+    over: bool,
 }
 
 /// How far a side table is filled.
@@ -53,14 +49,34 @@ enum Filled {
 impl Index {
     /// Does it find all rows of these tables?
     pub fn is_complete(&self, set: &MovedSet) -> bool {
-        !self.dropping && self.set == *set && self.filled.iter().all(|filled| *filled == Filled::All)
+        !self.over && self.set == *set && self.filled.iter().all(|filled| *filled == Filled::All)
     }
 
-    /// Rows of a placement came in past the triggers.
+    /// Rows of a placement came in unnoticed.
     pub fn start_over(&mut self, placement: PlacementId) {
         if self.set.placement.id == placement {
             self.filled.fill(Filled::Nothing);
         }
+    }
+
+    /// Is it to be kept up to date?
+    pub fn is_kept(&self) -> bool {
+        !self.over
+    }
+
+    /// It no longer says where all rows are.
+    pub fn spoil(&mut self) {
+        self.over = true;
+    }
+
+    /// Have its tables been defined anew?
+    pub fn is_outdated(&self, db: &Connection) -> rusqlite::Result<bool> {
+        Ok(self.shape != shape(db, &self.set)?)
+    }
+
+    /// Its generation and its tables.
+    pub fn set(&self) -> (u64, &MovedSet) {
+        (self.generation, &self.set)
     }
 
     /// The placement that it is for.
@@ -68,12 +84,9 @@ impl Index {
         self.set.placement.id
     }
 
-    /// Is this the name of a side table, or of a trigger that keeps it?
+    /// Is this the name of a side table?
     pub fn has_named(&self, name: &str) -> bool {
-        (0..self.set.tables.len()).any(|number| {
-            let side = side(&self.set, number);
-            name == side || EVENTS.iter().any(|event| name == format!("{side}_{event}"))
-        })
+        (0..self.set.tables.len()).any(|number| name == side(&self.set, number))
     }
 
     /// One scan for each table.
@@ -82,23 +95,26 @@ impl Index {
     }
 
     fn remove(&self, db: &Connection) -> rusqlite::Result<()> {
-        self.remove_triggers(db)?;
         (0..self.set.tables.len())
             .try_for_each(|number| db.execute_batch(&format!("DROP TABLE IF EXISTS {}", side(&self.set, number))))
     }
+}
 
-    fn remove_triggers(&self, db: &Connection) -> rusqlite::Result<()> {
-        for number in 0..self.set.tables.len() {
-            for event in EVENTS {
-                db.execute_batch(&format!("DROP TRIGGER IF EXISTS {}_{event}", side(&self.set, number)))?;
-            }
-        }
-        Ok(())
+/// The definitions of tables, as far as it matters whether they are the same.
+fn shape(db: &Connection, set: &MovedSet) -> rusqlite::Result<u64> {
+    let mut hash = Xxh3::new();
+    let mut query =
+        db.prepare_cached("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE")?;
+    for table in &set.tables {
+        let sql: Option<String> = query.query_row([&table.name], |row| row.get(0)).optional()?;
+        hash.update(sql.unwrap_or_default().as_bytes());
+        hash.update(b";");
     }
+    Ok(hash.digest())
 }
 
 /// The name of a side table. It follows from ids, so it needs no quotes.
-fn side(set: &MovedSet, number: usize) -> String {
+pub(super) fn side(set: &MovedSet, number: usize) -> String {
     format!("{SIDE_PREFIX}{}_{number}", set.placement.id)
 }
 
@@ -108,7 +124,10 @@ pub(super) fn extend(db: &Connection, moves: &mut Moves, generation: u64, set: &
     if late || generation <= moves.dropped {
         return Err(Error::new(Code::Conflict, format!("slot indexes of generation {generation} are over")).into());
     }
-    let fits = |index: &Index| index.generation == generation && index.set == *set && !index.dropping;
+    let fits = |index: &Index| index.generation == generation && index.set == *set && !index.over;
+    if moves.index.as_ref().is_some_and(|index| !fits(index)) {
+        moves.at_rest()?;
+    }
     if let Some(other) = moves.index.take_if(|index| !fits(index)) {
         other.remove(db)?;
     }
@@ -117,7 +136,7 @@ pub(super) fn extend(db: &Connection, moves: &mut Moves, generation: u64, set: &
         none => {
             (0..set.tables.len()).try_for_each(|number| make(db, set, number))?;
             let filled = vec![Filled::Nothing; set.tables.len()];
-            none.insert(Index { generation, set: set.clone(), filled, dropping: false })
+            none.insert(Index { generation, set: set.clone(), filled, shape: shape(db, set)?, over: false })
         }
     };
     if let Some(number) = index.filled.iter().position(|filled| *filled != Filled::All) {
@@ -129,11 +148,12 @@ pub(super) fn extend(db: &Connection, moves: &mut Moves, generation: u64, set: &
 /// Takes a piece of the index away; tells whether nothing is left.
 pub(super) fn shrink(db: &Connection, moves: &mut Moves, generation: u64) -> Step<bool> {
     moves.dropped = moves.dropped.max(generation);
-    let Some(index) = moves.index.as_mut().filter(|index| index.generation <= generation) else { return Ok(true) };
-    if !index.dropping {
-        index.remove_triggers(db)?;
-        index.dropping = true;
+    if moves.index.as_ref().is_none_or(|index| index.generation > generation) {
+        return Ok(true);
     }
+    moves.at_rest()?;
+    let Some(index) = &mut moves.index else { return Ok(true) };
+    index.over = true;
     for number in 0..index.set.tables.len() {
         let side = side(&index.set, number);
         let known: bool = db
@@ -161,8 +181,7 @@ pub(super) fn shrink(db: &Connection, moves: &mut Moves, generation: u64) -> Ste
 }
 
 fn make(db: &Connection, set: &MovedSet, number: usize) -> Step<()> {
-    let table = &set.tables[number];
-    let layout = Layout::of(db, table)?;
+    let layout = Layout::of(db, &set.tables[number])?;
     let side = side(set, number);
     let names = list(&layout.identity, |n, _| format!("k{n}"), ", ");
     let columns = list(&layout.identity, |n, (_, coll)| format!("k{n} COLLATE {coll}"), ", ");
@@ -171,33 +190,11 @@ fn make(db: &Connection, set: &MovedSet, number: usize) -> Step<()> {
         "DROP TABLE IF EXISTS {side};
          CREATE TABLE {side} (slot INTEGER, {columns}, PRIMARY KEY (slot, {names})) WITHOUT ROWID"
     ))?;
-    let slot = |row: &str| slot_call(set, number, row);
-    let values = |row: &str| list(&layout.identity, |_, (name, _)| format!("{row}.{}", quoted(name)), ", ");
-    let same = |row: &str| list(&layout.identity, |n, (name, _)| format!("k{n} = {row}.{}", quoted(name)), " AND ");
-    let insert = format!(
-        "INSERT INTO {side} SELECT {slot}, {values} WHERE NOT EXISTS (SELECT 1 FROM {side} WHERE slot = {slot} AND {same});",
-        slot = slot("NEW"),
-        values = values("NEW"),
-        same = same("NEW"),
-    );
-    let key = table.key.iter().chain(layout.identity.iter().map(|(name, _)| name));
-    let changed: Vec<String> = key.map(|name| format!("NEW.{0} IS NOT OLD.{0}", quoted(name))).collect();
-    let on = quoted(&table.name);
-    db.execute_batch(&format!(
-        "CREATE TRIGGER {side}_insert AFTER INSERT ON {on} BEGIN {insert} END;
-         CREATE TRIGGER {side}_update AFTER UPDATE ON {on} WHEN {} BEGIN {insert} END;
-         CREATE TRIGGER {side}_delete AFTER DELETE ON {on} BEGIN
-             DELETE FROM {side} WHERE slot = {} AND {};
-         END;",
-        changed.join(" OR "),
-        slot("OLD"),
-        same("OLD"),
-    ))?;
     Ok(())
 }
 
 /// The slot of a row, in SQL.
-fn slot_call(set: &MovedSet, number: usize, row: &str) -> String {
+pub(super) fn slot_call(set: &MovedSet, number: usize, row: &str) -> String {
     let key = list(&set.tables[number].key, |_, name| format!("{row}.{}", quoted(name)), ", ");
     format!("flotilla_slot('{}', {key})", slot_function::spec(&set.placement))
 }
@@ -244,6 +241,10 @@ pub(super) struct Scan {
     side: String,
     /// Up to where rows behind another one would be asked for.
     select: String,
+    /// Reads slot, identity and columns of the row that an identity names.
+    find: String,
+    /// Deletes the row that an identity names, if its slot is the first parameter.
+    delete: String,
 }
 
 /// A row that a scan found.
@@ -267,7 +268,58 @@ impl Scan {
             quoted(&layout.table),
             slot_call(set, number, "m"),
         );
-        Ok(Self { number, layout, side, select })
+        let find = format!(
+            "SELECT {}, {identity}, {columns} FROM {} m WHERE {}",
+            slot_call(set, number, "m"),
+            quoted(&layout.table),
+            layout.is_named(1)
+        );
+        let delete = format!(
+            "DELETE FROM {} AS m WHERE {} AND {} = ?1",
+            quoted(&layout.table),
+            layout.is_named(2),
+            slot_call(set, number, "m")
+        );
+        Ok(Self { number, layout, side, select, find, delete })
+    }
+
+    /// The row of an identity, wherever its slot is now.
+    pub fn find(&self, db: &Connection, identity: &[u8]) -> Step<Option<MovedRow>> {
+        let width = self.layout.identity.len();
+        let mut query = db.prepare_cached(&self.find)?;
+        let mut rows = query.query(params_from_iter(unpack(identity)?))?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let Ok(slot) = u16::try_from(row.get::<_, i64>(0)?) else { return Ok(None) };
+        let name = RowName { table: self.number(), identity: pack(row, 1, width)? };
+        Ok(Some(MovedRow { name, slot: Slot(slot), packed: pack(row, 1 + width, self.layout.columns.len())? }))
+    }
+
+    /// How many entries the index has of a slot.
+    pub fn count(&self, db: &Connection, slot: Slot) -> rusqlite::Result<u64> {
+        let sql = format!("SELECT count(*) FROM {} WHERE slot = ?1", self.side);
+        db.prepare_cached(&sql)?.query_row([slot.0], |row| row.get::<_, i64>(0)).map(|count| count as u64)
+    }
+
+    /// Deletes rows of a slot, with their entries; how many entries there were, `limit` at most.
+    pub fn delete(&self, db: &Connection, slot: Slot, limit: usize) -> Step<usize> {
+        let names = list(&self.layout.identity, |n, _| format!("k{n}"), ", ");
+        let sql = format!("SELECT {names} FROM {} WHERE slot = ?1 ORDER BY {names} LIMIT {limit}", self.side);
+        let mut query = db.prepare_cached(&sql)?;
+        let mut rows = query.query([slot.0])?;
+        let mut delete = db.prepare_cached(&self.delete)?;
+        let (mut count, mut last) = (0, None);
+        while let Some(row) = rows.next()? {
+            let identity = pack(row, 0, self.layout.identity.len())?;
+            bind(&mut delete, Some(slot.0.into()), &identity)?.raw_execute()?;
+            count += 1;
+            last = Some(identity);
+        }
+        drop(rows);
+        let Some(last) = last else { return Ok(0) };
+        let marks = list(&self.layout.identity, |n, _| format!("?{}", n + 2), ", ");
+        let sql = format!("DELETE FROM {} WHERE slot = ?1 AND ({names}) <= ({marks})", self.side);
+        bind(&mut *db.prepare_cached(&sql)?, Some(slot.0.into()), &last)?.raw_execute()?;
+        Ok(count)
     }
 
     /// Gives the rows of a slot, behind one of them, until `take` says no; tells whether it never did.
@@ -305,36 +357,21 @@ impl Scan {
 
 /// Counts a row in.
 pub(super) fn add(digest: &mut SlotDigest, table: u16, packed: &[u8]) {
+    digest.rows += 1;
+    digest.bytes += packed.len() as u64;
+    digest.sum = digest.sum.wrapping_add(hash(table, packed));
+}
+
+/// Counts a row out that was counted in.
+pub(super) fn subtract(digest: &mut SlotDigest, table: u16, packed: &[u8]) {
+    digest.rows -= 1;
+    digest.bytes -= packed.len() as u64;
+    digest.sum = digest.sum.wrapping_sub(hash(table, packed));
+}
+
+fn hash(table: u16, packed: &[u8]) -> u128 {
     let mut hash = Xxh3::new();
     hash.update(&table.to_le_bytes());
     hash.update(packed);
-    digest.rows += 1;
-    digest.bytes += packed.len() as u64;
-    digest.sum = digest.sum.wrapping_add(hash.digest128());
-}
-
-/// Deletes all rows of slots and says what they were.
-pub(super) fn take_rows(db: &Connection, index: &Index, slots: &SlotSet) -> Step<Vec<SlotDigest>> {
-    let scans = index.scans(db)?;
-    let mut digests = Vec::new();
-    for slot in slots.iter() {
-        let mut digest = SlotDigest { slot, ..SlotDigest::default() };
-        for scan in &scans {
-            let mut identities = Vec::new();
-            scan.rows(db, slot, None, |found| {
-                add(&mut digest, scan.number(), &found.packed);
-                identities.push(found.identity);
-                true
-            })?;
-            let mut delete = db.prepare_cached(&scan.layout.delete())?;
-            for identity in &identities {
-                delete.execute(params_from_iter(unpack(identity)?))?;
-            }
-            db.prepare_cached(&format!("DELETE FROM {} WHERE slot = ?1", scan.side))?.execute([slot.0])?;
-        }
-        if digest.rows > 0 {
-            digests.push(digest);
-        }
-    }
-    Ok(digests)
+    hash.digest128()
 }

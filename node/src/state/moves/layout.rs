@@ -22,6 +22,8 @@ pub(super) struct Layout {
     pub columns: Vec<String>,
     /// What names a row: columns with the collation of the primary key.
     pub identity: Vec<(String, String)>,
+    /// Rows have a primary key and no rowid.
+    pub without_rowid: bool,
 }
 
 /// A list for SQL.
@@ -45,7 +47,7 @@ impl Layout {
                 .collect::<Result<_, _>>()?,
             false => vec![(rowid_name(db, &table.name)?, "BINARY".to_owned())],
         };
-        Ok(Self { table: table.name.clone(), columns: table.columns.clone(), identity })
+        Ok(Self { table: table.name.clone(), columns: table.columns.clone(), identity, without_rowid })
     }
 
     /// Takes one row.
@@ -56,11 +58,11 @@ impl Layout {
         format!("INSERT OR ABORT INTO {} ({columns}) VALUES ({values})", quoted(&self.table))
     }
 
-    /// Deletes the row of an identity.
-    pub fn delete(&self) -> String {
-        let same =
-            list(&self.identity, |n, (name, coll)| format!("{} = ?{} COLLATE {coll}", quoted(name), n + 1), " AND ");
-        format!("DELETE FROM {} WHERE {same}", quoted(&self.table))
+    /// Is it the row whose identity is bound from parameter `first` on? A condition on `m`, the table.
+    pub fn is_named(&self, first: usize) -> String {
+        let one =
+            |n: usize, (name, coll): &(String, String)| format!("m.{} = ?{} COLLATE {coll}", quoted(name), n + first);
+        list(&self.identity, one, " AND ")
     }
 }
 
@@ -88,27 +90,30 @@ const BLOB: u8 = 4;
 /// Packs `width` columns of a row, from column `first` on.
 pub(super) fn pack(row: &Row<'_>, first: usize, width: usize) -> rusqlite::Result<Vec<u8>> {
     let mut packed = Vec::new();
-    for column in first..first + width {
-        let mut long = |tag, bytes: &[u8]| {
-            packed.push(tag);
-            packed.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-            packed.extend_from_slice(bytes);
-        };
-        match row.get_ref(column)? {
-            ValueRef::Text(text) => long(TEXT, text),
-            ValueRef::Blob(blob) => long(BLOB, blob),
-            ValueRef::Null => packed.push(NULL),
-            ValueRef::Integer(n) => {
-                packed.push(INTEGER);
-                packed.extend_from_slice(&n.to_le_bytes());
-            }
-            ValueRef::Real(r) => {
-                packed.push(REAL);
-                packed.extend_from_slice(&r.to_bits().to_le_bytes());
-            }
+    (first..first + width).try_for_each(|column| row.get_ref(column).map(|value| pack_value(&mut packed, value)))?;
+    Ok(packed)
+}
+
+/// Packs one more value.
+pub(super) fn pack_value(packed: &mut Vec<u8>, value: ValueRef<'_>) {
+    let mut long = |tag, bytes: &[u8]| {
+        packed.push(tag);
+        packed.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        packed.extend_from_slice(bytes);
+    };
+    match value {
+        ValueRef::Text(text) => long(TEXT, text),
+        ValueRef::Blob(blob) => long(BLOB, blob),
+        ValueRef::Null => packed.push(NULL),
+        ValueRef::Integer(n) => {
+            packed.push(INTEGER);
+            packed.extend_from_slice(&n.to_le_bytes());
+        }
+        ValueRef::Real(r) => {
+            packed.push(REAL);
+            packed.extend_from_slice(&r.to_bits().to_le_bytes());
         }
     }
-    Ok(packed)
 }
 
 /// A packed value, to be bound.

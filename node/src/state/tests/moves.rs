@@ -1,12 +1,16 @@
 //! Slots move from one shard to another, step by step, each step any number of times.
 
+mod ahead;
+mod traces;
+
 use flotilla_shared::ids::{MoveId, Slot};
-use flotilla_shared::moves::{Cursor, MoveAnswer, MoveQuery, MoveReply, MoveStep, MovedSet, MovedTable, SlotDigest};
+use flotilla_shared::moves::{
+    Content, Cursor, MoveAnswer, MoveQuery, MoveReply, MoveStep, MovedSet, MovedTable, Piece,
+};
 use flotilla_shared::registry::{Function, Placement};
 use flotilla_shared::slot::{Affinity, Collation, KeyColumn, slot_of};
 
 use super::*;
-use crate::state::moves::query;
 
 /// The placement whose slots move.
 pub(crate) const PLACEMENT: PlacementId = PlacementId(7);
@@ -103,13 +107,7 @@ impl Shard {
     }
 
     fn ask(&self, query: &MoveQuery) -> Result<MoveAnswer, Error> {
-        let state = self.replicas[0].handle();
-        match query {
-            MoveQuery::Export { id, from: Cursor::Requests(after) } => {
-                state.lock().export_requests(*id, *after).map(MoveAnswer::Piece)
-            }
-            query => state.store().readers().inspect(|db| Ok(query::answer(db, query))).unwrap(),
-        }
+        self.replicas[0].handle().answer(query)
     }
 
     fn route(key: i64, epoch: u64) -> Route {
@@ -190,36 +188,73 @@ fn stage(source: &Shard, target: &mut Shard, id: MoveId, at: Cursor, again: bool
     next
 }
 
-fn digests(target: &Shard, id: MoveId) -> Vec<SlotDigest> {
-    match target.ask(&MoveQuery::Digests { id }).unwrap() {
-        MoveAnswer::Digests(digests) => digests,
+/// Only the first rows of a piece, as if it were full.
+pub(crate) fn cut(mut piece: Piece, rows: usize) -> Piece {
+    if let (true, Some(last)) = (piece.changed.is_empty() && piece.rows.len() > rows, piece.rows.get(rows - 1)) {
+        let after = Some(last.name.identity.clone());
+        piece.next = Cursor::Rows { table: last.name.table, slot: last.slot, after };
+        piece.rows.truncate(rows);
+        piece.requests.clear();
+    }
+    piece
+}
+
+fn content(shard: &Shard, id: MoveId) -> Content {
+    match shard.ask(&MoveQuery::Content { id }).unwrap() {
+        MoveAnswer::Content(content) => content,
         other => panic!("{other:?}"),
     }
 }
 
-/// A whole move; with `again` every step comes twice, and after each the replicas restart and agree.
-fn carry(source: &mut Shard, target: &mut Shard, id: u64, moved: &SlotSet, again: bool) {
-    let id = MoveId(id);
-    let both = |source: bool, shard: &mut Shard, step: MoveStep| {
-        let reply = shard.step(&step).unwrap_or_else(|error| panic!("{source} {step:?}: {error}"));
-        if again {
-            shard.check();
-            assert_eq!(shard.step(&step).unwrap(), reply);
-            shard.check();
-        }
-        reply
-    };
-    both(true, source, MoveStep::Freeze { id, set: set(), slots: moved.clone() });
-    let mut reply = both(false, target, MoveStep::Open { id, set: set(), slots: moved.clone() });
-    while let MoveReply::Staged(at) = &reply
-        && *at != Cursor::End
-    {
-        reply = MoveReply::Staged(stage(source, target, id, at.clone(), again));
+fn ahead(id: u64, slots: &SlotSet) -> MoveStep {
+    MoveStep::Ahead { id: MoveId(id), set: set(), slots: slots.clone() }
+}
+
+fn open(id: u64, slots: &SlotSet) -> MoveStep {
+    MoveStep::Open { id: MoveId(id), set: set(), slots: slots.clone() }
+}
+
+/// Takes a step; with `again` it comes twice, and after each the replicas restart and agree.
+fn step(shard: &mut Shard, step: MoveStep, again: bool) -> MoveReply {
+    let reply = shard.step(&step).unwrap_or_else(|error| panic!("{step:?}: {error}"));
+    if again {
+        shard.check();
+        assert_eq!(shard.step(&step).unwrap(), reply);
+        shard.check();
     }
-    both(false, target, MoveStep::Try { id });
-    let staged = digests(target, id);
-    let rows = released(&both(true, source, MoveStep::Release { id, staged }));
-    both(false, target, MoveStep::Activate { id, rows });
+    reply
+}
+
+/// Stages from where the target is: to the end, or to where nothing is left for the moment.
+fn stage_all(source: &Shard, target: &mut Shard, id: u64, moved: &SlotSet, again: bool) -> Cursor {
+    let MoveReply::Staged(mut at) = step(target, open(id, moved), again) else { panic!() };
+    loop {
+        let next = stage(source, target, MoveId(id), at.clone(), again);
+        if next == Cursor::End || next == at {
+            return next;
+        }
+        at = next;
+    }
+}
+
+/// A whole move; `meanwhile` is what clients do between copy and freeze.
+fn carry_while(source: &mut Shard, target: &mut Shard, id: u64, moved: &SlotSet, again: bool, meanwhile: &[&str]) {
+    step(source, ahead(id, moved), again);
+    for sql in meanwhile {
+        assert_ne!(stage_all(source, target, id, moved, again), Cursor::End);
+        source.run(sql);
+    }
+    let id = MoveId(id);
+    step(source, MoveStep::Freeze { id }, again);
+    assert_eq!(stage_all(source, target, id.0, moved, again), Cursor::End);
+    let compared = content(source, id);
+    assert_eq!(compared, content(target, id));
+    let rows = released(&step(source, MoveStep::Release { id, content: compared }, again));
+    step(target, MoveStep::Activate { id, rows }, again);
+}
+
+fn carry(source: &mut Shard, target: &mut Shard, id: u64, moved: &SlotSet, again: bool) {
+    carry_while(source, target, id, moved, again, &[]);
 }
 
 /// Rows of every kind of table arrive as they were, whatever is repeated and whoever restarts; rows of
@@ -266,9 +301,8 @@ fn slots_move_back() {
     carry(&mut target, &mut source, 2, &moved, false);
     assert_eq!(source.rows(), before);
     assert_eq!(target.rows(), Vec::<String>::new());
-    // Rows came in past the triggers of the source's index: it must be filled anew before it is used.
-    let freeze = MoveStep::Freeze { id: MoveId(3), set: set(), slots: moved.clone() };
-    assert_eq!(source.step(&freeze).unwrap_err().code, Code::Conflict);
+    // Rows came in that the source's index does not know: it must be filled anew before it is used.
+    assert_eq!(source.step(&ahead(3, &moved)).unwrap_err().code, Code::Conflict);
     source.index();
     carry(&mut source, &mut target, 3, &moved, true);
     assert!(!target.rows().is_empty());
@@ -305,54 +339,6 @@ fn the_index_follows_changes() {
     assert_eq!(target.rows(), before);
 }
 
-/// Clients see nothing of the index: counts, ids and returned rows are those of a shard without one.
-#[test]
-fn the_index_is_invisible() {
-    let (mut with, _) = pair();
-    let (mut without, _) = pair();
-    with.index();
-    let alter = "ALTER TABLE bare RENAME COLUMN";
-    let columns = [format!("{alter} v TO w"), format!("{alter} w TO v")];
-    let tables = ["ALTER TABLE pair RENAME TO couple", "ALTER TABLE couple RENAME TO pair"];
-    let renamed = [&columns[0], &columns[1], tables[0], tables[1]];
-    for shard in [&mut with, &mut without] {
-        let schema = shard.log.schema(2, &renamed);
-        let outcome = shard.apply(schema);
-        assert!(matches!(&outcome, Outcome::Shard(Ok(_))), "{outcome:?}");
-    }
-    for (n, sql) in [
-        "INSERT INTO auto (k, v) VALUES (1, 2), (3, 4) RETURNING id, twice",
-        "INSERT INTO bare VALUES (5, 6), (7, 6)",
-        "UPDATE auto SET k = k + 1 WHERE k < 30 RETURNING k, changes()",
-        "DELETE FROM pair WHERE k < 9 RETURNING name",
-        "INSERT INTO noted SELECT changes() + last_insert_rowid()",
-        "DELETE FROM hidden",
-        "SELECT slot FROM _flotilla_slots_7_0",
-        "DELETE FROM _flotilla_slots_7_0",
-        "WITH _flotilla_slots_7_0_insert AS (SELECT * FROM _flotilla_state) INSERT INTO noted SELECT 1 FROM _flotilla_slots_7_0_insert",
-        "SELECT n FROM noted",
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let id = 1 << 100 | n as u128;
-        let (seen, wanted) = (with.write(id, None, sql), without.write(id, None, sql));
-        let shown = |result: WriteResult| result.map_err(|error| error.code);
-        if sql.contains("_flotilla_slots_7_0") {
-            assert_eq!(shown(seen), Err(Code::Forbidden), "{sql}");
-        } else {
-            assert_eq!(shown(seen), shown(wanted), "{sql}");
-        }
-    }
-    let dropped = |shard: &mut Shard| shard.step(&MoveStep::DropIndex { generation: GENERATION }).unwrap();
-    while dropped(&mut with) != (MoveReply::Index { done: true }) {}
-    assert_eq!(with.rows(), without.rows());
-    let schema = "SELECT group_concat(name) FROM (SELECT name FROM sqlite_schema ORDER BY name)";
-    assert_eq!(with.value(schema), without.value(schema), "nothing is left of it");
-    let late = with.step(&MoveStep::Index { generation: GENERATION, set: set() });
-    assert_eq!(late.unwrap_err().code, Code::Conflict, "a late step does not bring it back");
-}
-
 /// While slots are frozen, writes to them wait, reads go on, other slots do not notice; cancelled, all
 /// is as before.
 #[test]
@@ -361,7 +347,9 @@ fn frozen_slots() {
     source.index();
     let frozen = slots(&[slot_of_key(1).0]);
     let other = (2..60).find(|key| slot_of_key(*key) != slot_of_key(1)).unwrap();
-    source.step(&MoveStep::Freeze { id: MoveId(1), set: set(), slots: frozen }).unwrap();
+    source.step(&ahead(1, &frozen)).unwrap();
+    assert!(source.write(900, Some(Shard::route(1, 1)), "INSERT INTO bare VALUES (1, 4000)").is_ok(), "not yet");
+    source.step(&MoveStep::Freeze { id: MoveId(1) }).unwrap();
     let insert = |key: i64| format!("INSERT INTO bare VALUES ({key}, {key} + 5000)");
     let all =
         Route { schema: SchemaVersion(9), claims: vec![Claim { placement: PLACEMENT, epoch: Epoch(1), slots: None }] };
@@ -380,8 +368,9 @@ fn frozen_slots() {
     assert_eq!(source.step(&MoveStep::Cancel { id: MoveId(1) }).unwrap(), MoveReply::Cancelled);
     assert!(source.write(901, Some(Shard::route(1, 1)), &insert(1)).is_ok(), "the same request goes on");
     assert!(source.write(902, Some(all), "UPDATE bare SET v = v + 100000").is_ok());
-    let late = source.step(&MoveStep::Freeze { id: MoveId(1), set: set(), slots: slots(&[2]) }).unwrap();
-    assert_eq!(late, MoveReply::Cancelled, "a late freeze freezes nothing");
+    for late in [ahead(1, &slots(&[2])), MoveStep::Freeze { id: MoveId(1) }] {
+        assert_eq!(source.step(&late).unwrap(), MoveReply::Cancelled, "a late step freezes nothing");
+    }
 }
 
 const HOME_OF_OTHERS: PlacementId = PlacementId(99);
@@ -412,15 +401,17 @@ fn request_ids_move_along() {
     assert_eq!(source.value(&format!("SELECT count(*) FROM bare WHERE k = {key} AND v IS NULL")), Value::Integer(1));
 }
 
-/// One flipped byte on the way is noticed: the source keeps its rows and slots, and the move is cancelled.
+/// One flipped byte on the way is noticed: the contents differ, the source keeps its rows and slots, and the
+/// move is cancelled.
 #[test]
 fn a_flipped_byte_is_noticed() {
     let (mut source, mut target) = pair();
     source.index();
     let (before, moved) = (source.rows(), SlotSet::all(SLOTS));
     let id = MoveId(1);
-    source.step(&MoveStep::Freeze { id, set: set(), slots: moved.clone() }).unwrap();
-    target.step(&MoveStep::Open { id, set: set(), slots: moved.clone() }).unwrap();
+    source.step(&ahead(1, &moved)).unwrap();
+    source.step(&MoveStep::Freeze { id }).unwrap();
+    target.step(&open(1, &moved)).unwrap();
     let from = Cursor::start(&moved);
     let MoveAnswer::Piece(mut piece) = source.ask(&MoveQuery::Export { id, from: from.clone() }).unwrap() else {
         panic!()
@@ -429,9 +420,10 @@ fn a_flipped_byte_is_noticed() {
     let last = row.len() - 1;
     row[last] ^= 1;
     target.step(&MoveStep::Stage { id, from, piece }).unwrap();
-    let staged = digests(&target, id);
-    let refused = source.step(&MoveStep::Release { id, staged }).unwrap_err();
-    assert_eq!(refused.code, Code::MoveMismatch);
+    assert_eq!(stage_all(&source, &mut target, 1, &moved, false), Cursor::End);
+    let (here, there) = (content(&source, id), content(&target, id));
+    let (ours, theirs) = here.differs(&there).expect("the contents differ");
+    assert_eq!((ours.slot, ours.rows, ours.bytes), (theirs.slot, theirs.rows, theirs.bytes), "but for one byte");
     assert_eq!(source.rows(), before);
     for shard in [&mut source, &mut target] {
         assert_eq!(shard.step(&MoveStep::Cancel { id }).unwrap(), MoveReply::Cancelled);
@@ -441,27 +433,38 @@ fn a_flipped_byte_is_noticed() {
     assert!(source.write(1 << 99, Some(Shard::route(1, 1)), "INSERT INTO bare VALUES (1, 12345)").is_ok());
 }
 
-/// A row that does not go in at the target is found before the source gives anything up.
+/// A row that does not go in at the target is found before the source gives anything up; a row that
+/// changes past the routing after the contents were compared, too.
 #[test]
-fn a_row_in_the_way_is_found_before() {
+fn what_is_in_the_way_is_found_before() {
     let (mut source, mut target) = pair();
     source.index();
     // Somebody has written past the routing, with `shard=`.
     target.run("INSERT INTO hidden VALUES (1, 1, 101, 1)");
     let (id, moved) = (MoveId(1), SlotSet::all(SLOTS));
-    source.step(&MoveStep::Freeze { id, set: set(), slots: moved.clone() }).unwrap();
-    target.step(&MoveStep::Open { id, set: set(), slots: moved.clone() }).unwrap();
-    let mut at = Cursor::start(&moved);
-    while at != Cursor::End {
-        at = stage(&source, &mut target, id, at, true);
-    }
-    assert_eq!(target.step(&MoveStep::Try { id }).unwrap_err().code, Code::Constraint);
+    source.step(&ahead(1, &moved)).unwrap();
+    target.step(&open(1, &moved)).unwrap();
+    let from = Cursor::start(&moved);
+    let MoveAnswer::Piece(piece) = source.ask(&MoveQuery::Export { id, from: from.clone() }).unwrap() else { panic!() };
+    let stage = MoveStep::Stage { id, from, piece };
+    assert_eq!(target.step(&stage).unwrap_err().code, Code::Constraint);
     target.check();
     target.run("DELETE FROM hidden");
-    assert_eq!(target.step(&MoveStep::Try { id }).unwrap(), MoveReply::Tried);
+    target.step(&stage).unwrap();
+    source.step(&MoveStep::Freeze { id }).unwrap();
+    assert_eq!(stage_all(&source, &mut target, 1, &moved, true), Cursor::End);
+    let compared = content(&source, id);
+    assert_eq!(compared, content(&target, id));
+    source.run("UPDATE bare SET v = v + 1 WHERE k = 3");
+    let release = MoveStep::Release { id, content: compared };
+    assert_eq!(source.step(&release).unwrap_err().code, Code::Conflict);
     assert_eq!(target.step(&MoveStep::Activate { id, rows: 1 }).unwrap_err().code, Code::MoveMismatch);
-    target.check();
+    for shard in [&mut source, &mut target] {
+        shard.check();
+        assert_eq!(shard.step(&MoveStep::Cancel { id }).unwrap(), MoveReply::Cancelled);
+    }
     assert_eq!(target.rows(), Vec::<String>::new());
+    carry(&mut source, &mut target, 2, &moved, false);
 }
 
 /// Steps that come too early, too late or to the wrong shard change nothing.
@@ -469,49 +472,30 @@ fn a_row_in_the_way_is_found_before() {
 fn steps_out_of_order_are_refused() {
     let (mut source, mut target) = pair();
     let moved = slots(&[5]);
-    let freeze = |id| MoveStep::Freeze { id: MoveId(id), set: set(), slots: moved.clone() };
-    let open = |id| MoveStep::Open { id: MoveId(id), set: set(), slots: moved.clone() };
+    let freeze = |id| MoveStep::Freeze { id: MoveId(id) };
     let refused = |shard: &mut Shard, step: MoveStep| {
         assert_eq!(shard.step(&step).expect_err(&format!("{step:?}")).code, Code::Conflict);
         shard.check();
     };
-    refused(&mut source, freeze(1));
+    refused(&mut source, ahead(1, &moved));
     source.index();
-    refused(&mut source, open(1));
-    refused(&mut target, freeze(1));
-    refused(&mut source, MoveStep::Release { id: MoveId(1), staged: vec![] });
+    refused(&mut source, open(1, &moved));
+    refused(&mut target, ahead(1, &moved));
+    refused(&mut source, freeze(1));
+    refused(&mut source, MoveStep::Release { id: MoveId(1), content: Content::default() });
     refused(&mut target, MoveStep::Activate { id: MoveId(1), rows: 0 });
-    refused(&mut target, MoveStep::Try { id: MoveId(1) });
+    source.step(&ahead(2, &moved)).unwrap();
+    refused(&mut source, MoveStep::Release { id: MoveId(2), content: Content::default() });
+    refused(&mut source, MoveStep::DropIndex { generation: GENERATION });
     source.step(&freeze(2)).unwrap();
-    refused(&mut source, freeze(3));
+    assert_eq!(source.step(&ahead(2, &moved)).unwrap(), MoveReply::Frozen, "what is frozen stays so");
+    refused(&mut source, ahead(3, &moved));
     refused(&mut source, MoveStep::Cancel { id: MoveId(1) });
     source.step(&MoveStep::Cancel { id: MoveId(2) }).unwrap();
     refused(&mut source, freeze(1));
     carry(&mut source, &mut target, 4, &moved, false);
     assert!(released(&source.step(&MoveStep::Cancel { id: MoveId(4) }).unwrap()) > 0);
     assert!(matches!(target.step(&MoveStep::Cancel { id: MoveId(4) }).unwrap(), MoveReply::Activated { .. }));
-}
-
-/// A snapshot in the middle of a move carries all of it.
-#[test]
-fn snapshots_carry_moves() {
-    let (mut source, mut target) = pair();
-    source.index();
-    let (id, moved) = (MoveId(1), slots(&[1, 2, 3]));
-    source.step(&MoveStep::Freeze { id, set: set(), slots: moved.clone() }).unwrap();
-    target.step(&MoveStep::Open { id, set: set(), slots: moved.clone() }).unwrap();
-    let at = stage(&source, &mut target, id, Cursor::start(&moved), false);
-    assert!(matches!(at, Cursor::Requests(_)), "all rows fit one piece");
-    for shard in [&mut source, &mut target] {
-        let follower = Replica::new();
-        follower.take_snapshot_of(&shard.replicas[0]);
-        assert_eq!(follower.hash(), shard.replicas[0].hash());
-        shard.replicas[0] = follower;
-    }
-    assert_eq!(code(&source.write(5, Some(Shard::route(key_in(1), 1)), "DELETE FROM bare")), Code::StaleRoute);
-    let before = source.rows().len();
-    carry(&mut source, &mut target, 1, &moved, true);
-    assert_eq!(source.rows().len() + target.rows().len(), before);
 }
 
 fn key_in(slot: u16) -> i64 {

@@ -162,7 +162,7 @@ fn a_result_outlives_a_fence() {
     let (fence, applied) = (Ok(vec![]), result(7));
     for (here, comes, stays) in [(&fence, &applied, &applied), (&applied, &fence, &applied), (&fence, &fence, &fence)] {
         let mut requests = one(here);
-        let (packed, _) = one(comes).of_slots(placement, &slots, 0, 1 << 20);
+        let (packed, ..) = one(comes).of_slots(placement, &slots, 0, 1 << 20);
         assert_eq!(packed.len(), 1);
         requests.adopt(6, &packed).unwrap();
         assert_eq!(requests.find(RequestId(1)).as_ref(), Some(stays));
