@@ -1,4 +1,4 @@
-//! A relay in front of a node's internal port: delays what passes in each direction, and cuts.
+//! A relay in front of a node's internal port: delays what passes in each direction, cuts, and flips a bit.
 //!
 //! Bytes leave as they came, `delay` later; bandwidth is not limited. While it is cut, connections
 //! break and none is made; it can also be cut for one process alone. Connections that are spared are cut
@@ -6,7 +6,8 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,20 +45,47 @@ impl Link {
 /// Tells of the address that a connection comes from whether it is spared.
 type Spared = Box<dyn Fn(SocketAddr) -> bool + Send + Sync>;
 
+/// What is to be damaged on the way back from the node.
+#[derive(Default)]
+struct Damage {
+    /// The text at whose end a bit is flipped.
+    marker: Mutex<Option<Vec<u8>>>,
+    flipped: AtomicU32,
+}
+
+impl Damage {
+    /// Flips one bit if the marker is there and a flip is due.
+    fn pass(&self, bytes: &mut [u8]) {
+        let mut marker = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(text) = marker.as_deref() else { return };
+        let Some(at) = bytes.windows(text.len()).position(|window| window == text) else { return };
+        bytes[at + text.len() - 1] ^= 1;
+        *marker = None;
+        self.flipped.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// A relay.
 pub struct Relay {
     listen: String,
     target: String,
     link: Arc<watch::Sender<Link>>,
     spared: Arc<OnceLock<Spared>>,
+    damage: Arc<Damage>,
     accepting: Option<JoinHandle<()>>,
 }
 
 impl Relay {
     /// From `listen` to `target`; nothing listens yet.
     pub fn new(listen: String, target: String) -> Self {
-        let link = Arc::new(watch::channel(Link::default()).0);
-        Self { listen, target, link, spared: Arc::default(), accepting: None }
+        Self {
+            listen,
+            target,
+            link: Arc::new(watch::channel(Link::default()).0),
+            spared: Arc::default(),
+            damage: Arc::default(),
+            accepting: None,
+        }
     }
 
     /// Starts to listen.
@@ -67,10 +95,12 @@ impl Relay {
     pub async fn open(&mut self) -> std::io::Result<()> {
         let listener = TcpListener::bind(&self.listen).await?;
         let (target, link, spared) = (self.target.clone(), Arc::clone(&self.link), Arc::clone(&self.spared));
+        let damage = Arc::clone(&self.damage);
         self.accepting = Some(tokio::spawn(async move {
             while let Ok((socket, client)) = listener.accept().await {
                 let spared = spared.get().is_some_and(|spared| spared(client));
-                tokio::spawn(carry(socket, client, target.clone(), link.subscribe(), spared));
+                let damage = Arc::clone(&damage);
+                tokio::spawn(carry(socket, client, target.clone(), link.subscribe(), spared, damage));
             }
         }));
         Ok(())
@@ -94,6 +124,17 @@ impl Relay {
     /// Breaks the connections of one process, and refuses it new ones.
     pub fn cut_for(&self, process: u32) {
         self.link.send_modify(|link| link.cut_for = Some(process));
+    }
+
+    /// Flips a bit at the end of `marker` in the next answer of the node that holds it.
+    pub fn flip_next_answer(&self, marker: &[u8]) {
+        *self.damage.marker.lock().unwrap_or_else(PoisonError::into_inner) = Some(marker.to_owned());
+    }
+
+    /// Leaves answers as they are again; how many bits were flipped.
+    pub fn flip_no_more(&self) -> u32 {
+        *self.damage.marker.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.damage.flipped.load(Ordering::Relaxed)
     }
 
     /// Ends [`cut`](Self::cut) and [`cut_for`](Self::cut_for).
@@ -147,7 +188,14 @@ fn owns(process: u32, sockets: &[String]) -> bool {
         .any(|file| sockets.iter().any(|socket| file == Path::new(socket)))
 }
 
-async fn carry(from: TcpStream, client: SocketAddr, target: String, mut link: watch::Receiver<Link>, spared: bool) {
+async fn carry(
+    from: TcpStream,
+    client: SocketAddr,
+    target: String,
+    mut link: watch::Receiver<Link>,
+    spared: bool,
+    damage: Arc<Damage>,
+) {
     if link.borrow().is_cut(client) {
         return;
     }
@@ -157,19 +205,30 @@ async fn carry(from: TcpStream, client: SocketAddr, target: String, mut link: wa
     let ((from_read, from_write), (to_read, to_write)) = (from.into_split(), to.into_split());
     let (there, back) = (link.clone(), link.clone());
     tokio::select! {
-        () = one_way(from_read, to_write, || if spared { Duration::ZERO } else { there.borrow().there }) => (),
-        () = one_way(to_read, from_write, || if spared { Duration::ZERO } else { back.borrow().back }) => (),
+        () = one_way(from_read, to_write, || if spared { Duration::ZERO } else { there.borrow().there }, |_| ()) => (),
+        () = one_way(
+            to_read,
+            from_write,
+            || if spared { Duration::ZERO } else { back.borrow().back },
+            |bytes| damage.pass(bytes),
+        ) => (),
         // The sender lives as long as the relay.
         _ = link.wait_for(|link| link.is_cut(client)) => (),
     }
 }
 
 /// Reads at once and writes later, so that a delay does not limit what is under way.
-async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: impl Fn() -> Duration) {
+async fn one_way(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    delay: impl Fn() -> Duration,
+    change: impl Fn(&mut [u8]),
+) {
     let (queue, mut pieces) = mpsc::channel::<(Instant, Bytes)>(PIECES);
     let reading = async move {
         let mut buffer = vec![0; PIECE_BYTES];
         while let Ok(count @ 1..) = from.read(&mut buffer).await {
+            change(&mut buffer[..count]);
             let piece = (Instant::now() + delay(), Bytes::copy_from_slice(&buffer[..count]));
             if queue.send(piece).await.is_err() {
                 return;
