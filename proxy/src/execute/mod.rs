@@ -179,12 +179,15 @@ impl Proxy {
             }
             self.metrics.planned(plan.class());
             let due = recall::is_due(&plan, options);
+            if let Plan::Refused(error) = &plan {
+                match self.refused(error.clone(), &ready.registry, options).await {
+                    Ok(()) => continue,
+                    Err(error) if due && error.code == Code::CrossShardWrite => (),
+                    Err(error) => return Err(error),
+                }
+            }
             if due && let Some(results) = self.recall(std::slice::from_ref(statement), id, options).await? {
                 return Ok(Output::Write(send::last_result(results)?));
-            }
-            if !due && let Plan::Refused(error) = &plan {
-                self.refused(error.clone(), &ready.registry, options).await?;
-                continue;
             }
             if due || matches!(plan, Plan::Staged(_)) || recall::may_part(&plan, &ready, options) {
                 return self.run_staged(statement, id, options).await;
