@@ -44,9 +44,27 @@ const KEPT_ENTRIES: u64 = 1000;
 /// bookkeeping per request small.
 const MAX_ENTRIES_PER_APPEND: u64 = 512;
 
+/// What a data folder looks like: raised whenever something is written that the program before cannot read.
+const DATA_FORMAT: u32 = 1;
+
+/// The build that writes; for people.
+const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+/// Which program wrote the folder. Read before all else; a later program may have written the rest in another way.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Written {
+    format: u32,
+    build: String,
+}
+
 /// Who this node is and what it hosts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Manifest {
+    #[serde(default)]
+    format: u32,
+    #[serde(default)]
+    build: String,
     instance: u128,
     cluster: u128,
     node: NodeId,
@@ -169,11 +187,17 @@ impl Host {
         let folder = options.data.clone();
         fs::create_dir_all(folder.join("groups"))?;
         let disk = RealDisk::new(folder.join("wal"))?;
+        // Before anything of a folder is changed that a later program has written.
+        read_manifest(&folder)?;
         let wal_options = WalOptions { fsync_delay: options.fsync_delay, ..WalOptions::default() };
         let (wal, writer) = Wal::open(Arc::new(disk), wal_options).map_err(io::Error::other)?;
+        // Read again, now that no other process has the folder.
         let mut manifest = read_manifest(&folder)?;
-        if manifest.instance == 0 {
-            manifest.instance = RequestId::random().0;
+        if (manifest.format, manifest.build.as_str()) != (DATA_FORMAT, BUILD) {
+            if manifest.instance == 0 {
+                manifest.instance = RequestId::random().0;
+            }
+            (manifest.format, manifest.build) = (DATA_FORMAT, BUILD.to_owned());
             write_manifest(&folder, &manifest)?;
         }
         let host = Arc::new(Self {
@@ -399,9 +423,19 @@ pub fn raft_config(options: &NodeOptions, group: GroupId) -> Config {
 
 fn read_manifest(folder: &Path) -> io::Result<Manifest> {
     let path = folder.join("node.json");
+    let damaged = |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", path.display()));
     match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))),
+        Ok(bytes) => {
+            let written: Written = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+            if written.format > DATA_FORMAT {
+                return Err(damaged(format!(
+                    "flotilla {} has written this folder in format {}; this is flotilla {BUILD}, which reads formats up \
+                     to {DATA_FORMAT}: start the newer program again",
+                    written.build, written.format
+                )));
+            }
+            serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Manifest::default()),
         Err(error) => Err(error),
     }

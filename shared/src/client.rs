@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -42,6 +42,7 @@ pub struct Cluster {
     changed: watch::Sender<u64>,
     leaders: DashMap<GroupId, NodeId>,
     turn: AtomicUsize,
+    unheard: ArcSwapOption<Error>,
 }
 
 impl Cluster {
@@ -54,6 +55,7 @@ impl Cluster {
             changed: watch::channel(0).0,
             leaders: DashMap::new(),
             turn: AtomicUsize::new(0),
+            unheard: ArcSwapOption::empty(),
         })
     }
 
@@ -90,9 +92,15 @@ impl Cluster {
         loop {
             let since = self.registry.load().version;
             match self.watch(since, WATCH_WAIT, false).await {
-                Ok(_) => failures = 0,
+                Ok(_) => {
+                    failures = 0;
+                    self.unheard.store(None);
+                }
                 Err(error) => {
                     failures += 1;
+                    if matches!(error, RpcError::Incompatible { .. }) {
+                        self.unheard.store(Some(Arc::new(Error::new(Code::IncompatibleVersion, error.to_string()))));
+                    }
                     if failures == 10 {
                         tracing::warn!(%error, "cannot follow the registry");
                     }
@@ -100,6 +108,12 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// Why the registry will not come, if that is known: the last node that was asked for it is of a
+    /// version too far from ours.
+    pub fn unheard(&self) -> Option<Error> {
+        self.unheard.load().as_deref().cloned()
     }
 
     /// Makes sure that the registry at hand holds every change acknowledged before this call.
@@ -194,6 +208,7 @@ impl Cluster {
         let mut sent = false;
         let mut last;
         let mut tried = 0usize;
+        let mut incompatible = 0usize;
         loop {
             let timeout = try_timeout(deadline.saturating_duration_since(Instant::now()));
             let (node, addr) = self.pick(group, tried);
@@ -216,6 +231,15 @@ impl Cluster {
                     }
                 }
                 Ok(Err(error)) => return Err(error),
+                Err(error @ RpcError::Incompatible { .. }) => {
+                    self.leaders.remove(&group);
+                    incompatible += 1;
+                    last = Error::new(Code::IncompatibleVersion, format!("{group}: {error}"));
+                    // Others may be of a nearer version; when none is, waiting is of no use.
+                    if incompatible == tried && tried >= self.candidates(group) {
+                        return Err(last);
+                    }
+                }
                 Err(error) => {
                     self.leaders.remove(&group);
                     sent |= matches!(error, RpcError::NoAnswer { .. });
@@ -263,6 +287,14 @@ impl Cluster {
         }
     }
 
+    /// How many nodes may be asked about a group before one is asked again.
+    fn candidates(&self, group: GroupId) -> usize {
+        match self.registry.load().replicas(group).len() {
+            0 => self.seeds.len(),
+            known => known,
+        }
+    }
+
     /// Asks one node, once, over the connection that requests to it go over anyway.
     ///
     /// # Errors
@@ -272,7 +304,10 @@ impl Cluster {
         let addr = addr.ok_or_else(|| Error::new(Code::NoSuchObject, format!("there is no node {node}")))?;
         let timeout = deadline.saturating_duration_since(Instant::now());
         let answer = self.pool.request(&addr, request, timeout).await;
-        answer.map_err(|error| Error::new(Code::Unavailable, error.to_string()))?
+        answer.map_err(|error| match error {
+            RpcError::Incompatible { .. } => Error::new(Code::IncompatibleVersion, error.to_string()),
+            RpcError::NotSent { .. } | RpcError::NoAnswer { .. } => Error::new(Code::Unavailable, error.to_string()),
+        })?
     }
 
     /// The node believed to lead a group.

@@ -93,6 +93,8 @@ codes! {
     WrongPeer = "wrong_peer", Refused, 409;
     /// The request was planned against an ownership or schema that has changed.
     StaleRoute = "stale_route", Retry, 503;
+    /// The peer's version is too far from this one's.
+    IncompatibleVersion = "incompatible_version", Refused, 502;
     /// Rows on their way to another shard are not what they were.
     MoveMismatch = "move_mismatch", Refused, 500;
     /// This replica does not lead the group.
@@ -140,6 +142,7 @@ impl Code {
             Self::NoSuchObject => "GET /shard, /node and /job list what is there",
             Self::Conflict => "look at GET /status, then decide anew",
             Self::WrongPeer => "check addresses and versions of the nodes",
+            Self::IncompatibleVersion => crate::rpc::greeting::UPGRADE_HINT,
             Self::MoveMismatch => "the rows stay where they were; check the disks and memory of both shards",
             Self::StaleRoute | Self::NotLeader | Self::Overloaded | Self::ShuttingDown => "retry after a moment",
             Self::Unavailable => "retry; a majority of the group's nodes must be up",

@@ -11,9 +11,6 @@ use crate::moves::{MoveAnswer, MoveQuery, MoveReply, MoveStep};
 use crate::registry::{MetaCommand, MetaReply, Registry, SchemaObject, SlotSet};
 use crate::value::{Params, Value};
 
-/// Spoken by both ends of an internal connection; a peer with another major is refused by name.
-pub const PROTOCOL_VERSION: u32 = 1;
-
 /// One SQL statement with its arguments.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Statement {

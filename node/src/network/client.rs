@@ -80,7 +80,7 @@ type RpcResult<T> = Result<T, RPCError<Types>>;
 
 fn unreachable(error: &RpcError) -> RPCError<Types> {
     match error {
-        RpcError::NotSent { .. } => RPCError::Unreachable(Unreachable::new(error)),
+        RpcError::NotSent { .. } | RpcError::Incompatible { .. } => RPCError::Unreachable(Unreachable::new(error)),
         RpcError::NoAnswer { .. } => RPCError::Network(NetworkError::new(error)),
     }
 }

@@ -17,9 +17,9 @@ pub fn healthz() -> HttpResponse {
 pub fn readyz(proxy: &Proxy) -> HttpResponse {
     let registry = proxy.cluster.registry();
     match registry.cluster {
-        0 => http::error(
-            &Error::new(Code::Unavailable, "this proxy has not heard from the metadata group yet").hint("retry"),
-        ),
+        0 => http::error(&proxy.cluster.unheard().unwrap_or_else(|| {
+            Error::new(Code::Unavailable, "this proxy has not heard from the metadata group yet").hint("retry")
+        })),
         _ => http::json(200, &json!({ "status": "ready", "registry_version": registry.version })),
     }
 }

@@ -96,6 +96,9 @@ impl Proxy {
         if registry.cluster != 0 {
             return Ok(registry);
         }
+        if let Some(error) = self.cluster.unheard() {
+            return Err(error);
+        }
         self.cluster.wait_until(deadline, |registry| registry.cluster != 0).await.map_err(|_| {
             Error::new(Code::Unavailable, "this proxy has not heard from the metadata group yet")
                 .hint("retry; check the addresses that the proxy was started with")

@@ -1,7 +1,6 @@
 //! The calling end of a connection.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +9,8 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
-use super::frame::{Frame, FrameReader, greet, write_frames};
+use super::frame::{Frame, FrameReader, write_frames};
+use super::greeting::{GreetError, greet};
 use super::{KIND_ANSWER, SEND_QUEUE_FRAMES};
 
 /// Why a call got no answer.
@@ -32,6 +32,14 @@ pub enum RpcError {
         /// Why.
         why: String,
     },
+    /// Nothing was sent, because the peer's version is too far from ours. It will not do better next time.
+    #[error("{addr} is of another version: {why}")]
+    Incompatible {
+        /// The peer.
+        addr: String,
+        /// The versions.
+        why: String,
+    },
 }
 
 /// Calls that wait for their answers; `None` once the connection is lost.
@@ -49,8 +57,8 @@ impl Connection {
     /// Connects and greets.
     ///
     /// # Errors
-    /// What the network says; an unknown greeting.
-    pub async fn open(addr: &str) -> io::Result<Self> {
+    /// What the network says; a peer that is no flotilla, or one of a version too far from ours.
+    pub async fn open(addr: &str) -> Result<Self, GreetError> {
         let mut socket = TcpStream::connect(addr).await?;
         socket.set_nodelay(true)?;
         greet(&mut socket).await?;

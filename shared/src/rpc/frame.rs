@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use super::{GREETING, MAX_FRAME_BYTES};
+use super::MAX_FRAME_BYTES;
 
 /// Bytes of a frame before its payload.
 const HEADER_BYTES: usize = 4 + 1 + 8;
@@ -87,15 +87,4 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             }
         }
     }
-}
-
-/// Sends our greeting and checks the peer's.
-pub(super) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S) -> io::Result<()> {
-    socket.write_all(&GREETING).await?;
-    let mut theirs = [0; GREETING.len()];
-    socket.read_exact(&mut theirs).await?;
-    if theirs != GREETING {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer speaks another protocol or version"));
-    }
-    Ok(())
 }

@@ -1,15 +1,16 @@
 //! Framed, multiplexed messages over one TCP connection per peer.
 //!
-//! A connection opens with a greeting each way ([`GREETING`]), then carries frames: length `u32`,
+//! A connection opens with a greeting each way ([`greeting`]), then carries frames: length `u32`,
 //! kind `u8`, id `u64`, all little-endian, then the payload. The client numbers its calls; an
 //! answer carries the number of its call. Frames of one connection arrive in the order in which
 //! they were sent. Whatever waits when the socket is ready goes out in one write, so that under
 //! load one system call carries many messages, and an idle connection delays none.
 //!
-//! Refused: frames over [`MAX_FRAME_BYTES`], another greeting. A full queue makes the sender wait.
+//! Refused: frames over [`MAX_FRAME_BYTES`], peers that speak no common version. A full queue makes the sender wait.
 
 mod connection;
 mod frame;
+pub mod greeting;
 mod pool;
 mod server;
 
@@ -26,9 +27,6 @@ pub const SEND_QUEUE_FRAMES: usize = 4096;
 
 /// Requests of one connection that may be in work at once; the reader pauses beyond it.
 pub const MAX_IN_WORK: usize = 4096;
-
-/// First bytes each way: what this is, and the version spoken.
-pub const GREETING: [u8; 8] = *b"FLOTIL\x01\x00";
 
 /// Frame kinds below this are free for handlers; this one marks answers.
 pub const KIND_ANSWER: u8 = 255;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use tokio::sync::Mutex;
 
+use super::greeting::{GreetError, Told, UPGRADE_HINT};
 use super::{Connection, KIND_REQUEST, RpcError};
 use crate::error::{Code, Error};
 use crate::wire::{Envelope, Request, Response};
@@ -18,13 +19,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub struct Pool {
     connections: DashMap<String, Arc<Mutex<Option<Arc<Connection>>>>>,
+    told: Told,
 }
 
 impl Pool {
     /// The connection to `addr`, opened if need be. Callers that come meanwhile wait for the same.
     ///
     /// # Errors
-    /// [`RpcError::NotSent`].
+    /// [`RpcError::NotSent`], [`RpcError::Incompatible`].
     pub async fn get(&self, addr: &str) -> Result<Arc<Connection>, RpcError> {
         let slot = match self.connections.get(addr) {
             Some(slot) => Arc::clone(&slot),
@@ -38,7 +40,15 @@ impl Pool {
         let connection = tokio::time::timeout(CONNECT_TIMEOUT, Connection::open(addr))
             .await
             .map_err(|_| not_sent("connecting took too long".into()))?
-            .map_err(|error| not_sent(error.to_string()))?;
+            .map_err(|error| match error {
+                GreetError::Versions { .. } => {
+                    if self.told.is_news(addr) {
+                        tracing::warn!(%addr, %error, hint = UPGRADE_HINT, "a peer is not talked to");
+                    }
+                    RpcError::Incompatible { addr: addr.to_owned(), why: error.to_string() }
+                }
+                error => not_sent(error.to_string()),
+            })?;
         let connection = Arc::new(connection);
         *slot = Some(Arc::clone(&connection));
         Ok(connection)

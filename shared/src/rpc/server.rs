@@ -7,7 +7,8 @@ use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::frame::{Frame, FrameReader, greet, write_frames};
+use super::frame::{Frame, FrameReader, write_frames};
+use super::greeting::{GreetError, Told, UPGRADE_HINT, greet};
 use super::{KIND_ANSWER, MAX_IN_WORK, SEND_QUEUE_FRAMES};
 
 /// What handles the requests of one connection, in the order in which they came.
@@ -46,19 +47,27 @@ pub async fn serve<S: Session>(
     open: impl Fn() -> S + Send + Sync + 'static,
     mut stop: watch::Receiver<bool>,
 ) {
+    let told = Arc::new(Told::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => return,
         };
         match accepted {
-            Ok((socket, _)) => {
-                let session = open();
+            Ok((socket, peer)) => {
+                let (session, told) = (open(), Arc::clone(&told));
                 let mut stop = stop.clone();
                 tokio::spawn(async move {
                     tokio::select! {
-                        result = serve_connection(socket, session) => if let Err(error) = result {
-                            tracing::debug!(%error, "a connection ended");
+                        result = serve_connection(socket, session) => match result {
+                            Ok(()) => (),
+                            Err(error @ GreetError::Versions { .. }) => {
+                                // Each try comes from another port.
+                                if told.is_news(&peer.ip().to_string()) {
+                                    tracing::warn!(%peer, %error, hint = UPGRADE_HINT, "a peer is not talked to");
+                                }
+                            }
+                            Err(error) => tracing::debug!(%peer, %error, "a connection ended"),
                         },
                         _ = stop.wait_for(|stop| *stop) => (),
                     }
@@ -73,7 +82,7 @@ pub async fn serve<S: Session>(
     }
 }
 
-async fn serve_connection(mut socket: TcpStream, mut session: impl Session) -> io::Result<()> {
+async fn serve_connection(mut socket: TcpStream, mut session: impl Session) -> Result<(), GreetError> {
     socket.set_nodelay(true)?;
     greet(&mut socket).await?;
     let (read, write) = socket.into_split();
@@ -89,7 +98,8 @@ async fn serve_connection(mut socket: TcpStream, mut session: impl Session) -> i
         io::Result::Ok(())
     };
     tokio::select! {
-        read = reading => read,
-        written = write_frames(write, frames) => written,
+        read = reading => read?,
+        written = write_frames(write, frames) => written?,
     }
+    Ok(())
 }
