@@ -16,7 +16,9 @@ usage: deploy/cluster.sh COMMAND [OPTIONS]
   status                           list the processes, then `flotilla status`
   start NAME                       start one process: meta/1, shard1/2, proxy, …
   stop NAME                        stop it with SIGTERM
+  restart NAME                     stop it and start it; rolling-restart.sh does so with all nodes
   kill NAME                        kill it with SIGKILL
+  list                             name and HTTP address of each node, one per line
   logs NAME [-f]                   show its log
   destroy                          stop everything and delete the data
   print --hosts a,b,c              print the commands to run on each host; starts nothing
@@ -321,11 +323,11 @@ TRY
 
 # Only an option that was given, and differs from the cluster's, is an error.
 differs_error() {
-    local -a now=("$shards" "$replicas" "$base_port" "$port" "$host") then names=(--shards --replicas --base-port --port --host)
+    local -a now=("$shards" "$replicas" "$base_port" "$port" "$host") wanted names=(--shards --replicas --base-port --port --host)
     local at
-    read -ra then <<<"$2"
+    read -ra wanted <<<"$2"
     for at in "${!names[@]}"; do
-        if [[ ${names[at]} == "$1" && ${then[at]} != "${now[at]}" ]]; then
+        if [[ ${names[at]} == "$1" && ${wanted[at]} != "${now[at]}" ]]; then
             fail "the cluster in $data was made with $1 ${now[at]}; use that, or another --data"
         fi
     done
@@ -425,11 +427,11 @@ print_commands() {
 
 main() {
     (($#)) || { usage; exit 2; }
-    local verb=$1 name= follow=
+    local verb=$1 name='' follow=''
     shift
     case $verb in
-        start | stop | kill | logs)
-            (($#)) && [[ $1 != -* ]] || usage_error "$verb needs the name of a process: meta/1, shard1/2, proxy"
+        start | stop | restart | kill | logs)
+            [[ ${1--} != -* ]] || usage_error "$verb needs the name of a process: meta/1, shard1/2, proxy"
             name=$1
             shift
             if [[ $verb == logs && ${1-} == -f ]]; then
@@ -439,7 +441,7 @@ main() {
     esac
     case $verb in
         help | -h | --help) usage; return ;;
-        up | down | status | start | stop | kill | logs | destroy | print) parse_options "$@" ;;
+        up | down | status | start | stop | restart | kill | list | logs | destroy | print) parse_options "$@" ;;
         *) usage_error "unknown command $verb" ;;
     esac
     case $verb in
@@ -461,6 +463,14 @@ main() {
             signal_process "$name" TERM
             await_end "$name"
             echo "$name is stopped" ;;
+        restart)
+            signal_process "$name" TERM
+            await_end "$name"
+            start_process "$name"
+            await_ready "$name"
+            echo "$name is ready again at http://$(http_of "$name")" ;;
+        list)
+            for name in $(nodes); do echo "$name http://$(http_of "$name")"; done ;;
         kill)
             signal_process "$name" KILL
             await_end "$name"

@@ -67,15 +67,19 @@ fn healthz(host: &Host) -> Result<HttpResponse, Error> {
     }
 }
 
-/// Ready: this node belongs to a cluster and each of its replicas knows a leader.
+/// Ready: this node belongs to a cluster, and each of its replicas knows a leader and has caught up with it
+/// since the start. So whoever restarts nodes one by one goes on when this says yes.
 fn readyz(host: &Host) -> Result<HttpResponse, Error> {
     let status = host.status();
     if status.identity.cluster == 0 {
         return Err(Error::new(Code::Unavailable, "this node belongs to no cluster yet"));
     }
-    match status.replicas.iter().find(|replica| replica.leader.is_none()) {
+    if let Some(replica) = status.replicas.iter().find(|replica| replica.leader.is_none()) {
+        return Err(Error::new(Code::Unavailable, format!("{} has no leader yet", replica.group)));
+    }
+    match host.replicas().iter().find(|replica| !replica.caught_up()) {
         None => Ok(json(200, &object!({ "status": "ready" }))),
-        Some(replica) => Err(Error::new(Code::Unavailable, format!("{} has no leader yet", replica.group))),
+        Some(replica) => Err(Error::new(Code::Unavailable, format!("{} has not caught up yet", replica.group()))),
     }
 }
 

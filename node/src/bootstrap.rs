@@ -19,11 +19,13 @@ use flotilla_shared::client::{Cluster, unexpected};
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, META, NodeId, ReplicaId, RequestId};
 use flotilla_shared::registry::{JobKind, MetaCommand, MetaReply, NodeInfo, ReplicaInfo};
-use flotilla_shared::wire::{Identity, Request, Response};
+use flotilla_shared::wire::{Identity, ReplicaStatus, Request, Response};
+use openraft::async_runtime::WatchReceiver;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::host::{Host, write_synced};
+use crate::handover::leader_of;
+use crate::host::{Host, Replica, write_synced};
 
 /// Pause between looks at nodes that are not there yet.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -33,6 +35,9 @@ const ASK: Duration = Duration::from_secs(2);
 
 /// How long a change of the registry may take before it is tried anew.
 const CHANGE: Duration = Duration::from_secs(10);
+
+/// Pause between looks at a replica that catches up.
+const CATCH_UP_LOOK: Duration = Duration::from_millis(50);
 
 /// What the first seed decided.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -302,4 +307,33 @@ async fn join(host: &Arc<Host>) -> Result<(), Error> {
         tokio::time::sleep(PAUSE).await;
     }
     host.adopt(registry.cluster, node)
+}
+
+/// Watches the replicas that were here when the node started until each has caught up with its leader once.
+pub async fn catch_up(host: Arc<Host>) {
+    let replicas = host.replicas();
+    futures::future::join_all(replicas.iter().map(|replica| catch_up_one(&host, replica))).await;
+}
+
+async fn catch_up_one(host: &Host, replica: &Replica) {
+    let (group, own) = (replica.group(), host.identity().node);
+    let mut goal = None;
+    loop {
+        let metrics = replica.raft().metrics().borrow_watched().clone();
+        let registry = host.cluster().registry();
+        // One that was taken out of its group while the node was down has nobody to catch up with.
+        let is_member = registry.cluster == 0 || registry.replica_on(group, own) == Some(replica.id());
+        let applied = metrics.last_applied.map_or(0, |id| id.index);
+        if !is_member || replica.leads() || goal.is_some_and(|goal| applied >= goal) {
+            return replica.has_caught_up();
+        }
+        if let (None, Some(leader)) = (goal, leader_of(&metrics)) {
+            let answer = host.cluster().ask(leader, Request::Status, Instant::now() + ASK).await;
+            if let Ok(Response::Status(status)) = answer {
+                let leads = |other: &&ReplicaStatus| other.group == group && other.role == "leader";
+                goal = status.replicas.iter().find(leads).map(|leader| leader.committed);
+            }
+        }
+        tokio::time::sleep(CATCH_UP_LOOK).await;
+    }
 }

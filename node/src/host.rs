@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,7 @@ use crate::propose::{MAX_WAITING, Proposal, propose_writes};
 use crate::read::Reads;
 use crate::state::machine::StateHandle;
 use crate::state::{Executor, StateMachine, Store};
-use crate::streams::MAX_STREAMS;
+use crate::streams::{self, MAX_STREAMS};
 
 /// openraft's handle of one replica.
 pub type Raft = openraft::Raft<Types, StateMachine<Types>>;
@@ -93,6 +94,7 @@ pub struct Replica {
     proposals: mpsc::Sender<Proposal>,
     reads: Reads,
     votes_from: Instant,
+    caught_up: AtomicBool,
 }
 
 impl Replica {
@@ -130,6 +132,16 @@ impl Replica {
     /// it to a leader that still relies on the lease, and the promise is not on disk.
     pub fn may_vote(&self) -> bool {
         Instant::now() >= self.votes_from
+    }
+
+    /// Since its node was started, has it held at some moment what its leader had committed?
+    pub fn caught_up(&self) -> bool {
+        self.caught_up.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it has.
+    pub fn has_caught_up(&self) {
+        self.caught_up.store(true, Ordering::Relaxed);
     }
 
     /// Does this replica lead, as far as it knows?
@@ -172,6 +184,7 @@ pub struct Host {
     manifest: Mutex<Manifest>,
     replicas: RwLock<HashMap<GroupId, Arc<Replica>>>,
     changing: tokio::sync::Mutex<()>,
+    stopping: AtomicBool,
     stopped: watch::Sender<bool>,
     streams: Arc<Semaphore>,
     balancer: Mutex<Option<BalancerStatus>>,
@@ -207,6 +220,7 @@ impl Host {
             manifest: Mutex::new(manifest.clone()),
             replicas: RwLock::default(),
             changing: tokio::sync::Mutex::new(()),
+            stopping: AtomicBool::new(false),
             stopped: watch::channel(false).0,
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             balancer: Mutex::default(),
@@ -282,6 +296,7 @@ impl Host {
         NodeStatus {
             identity: self.identity(),
             replicas: self.replicas().iter().map(|replica| replica.status()).collect(),
+            stopping: self.stopping.load(Ordering::Relaxed),
             balancer: self.balancer.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
@@ -363,7 +378,9 @@ impl Host {
         let reads = Reads::start(group, &raft, state.store());
         let hold = if restarted { self.options.election_timeout_max } else { Duration::ZERO };
         let votes_from = Instant::now() + hold;
-        let replica = Arc::new(Replica { group, id, raft, state, proposals, reads, votes_from });
+        // A replica that is new to a group is waited for by the job that adds it, not by /readyz.
+        let caught_up = AtomicBool::new(!restarted);
+        let replica = Arc::new(Replica { group, id, raft, state, proposals, reads, votes_from, caught_up });
         tracing::info!(%group, replica = %id, "replica started");
         self.replicas.write().unwrap_or_else(PoisonError::into_inner).insert(group, replica);
         Ok(())
@@ -385,10 +402,12 @@ impl Host {
 
     /// Hands leadership to other replicas where there are any, then stops all replicas.
     pub async fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
         let replicas = self.replicas();
         let leading = replicas.iter().filter(|replica| replica.leads());
         // Where nobody can take over, the group elects when this node is gone.
         join_all(leading.map(|replica| hand_over(replica, None, self.silence_limit()))).await;
+        streams::drain(&self.streams).await;
         join_all(replicas.iter().map(|replica| replica.raft.shutdown())).await;
         self.stopped.send_replace(true);
     }

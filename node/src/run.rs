@@ -53,6 +53,7 @@ impl Node {
             tokio::spawn(cluster.follow()),
             tokio::spawn(jobs::drive(Arc::clone(&host), stopped.clone())),
             tokio::spawn(balance::drive(Arc::clone(&host), stopped)),
+            tokio::spawn(bootstrap::catch_up(Arc::clone(&host))),
         ];
         let answering = Arc::clone(&host);
         let handler = move |request| api::handle(Arc::clone(&answering), request);

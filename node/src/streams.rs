@@ -19,7 +19,7 @@ use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, NodeId, RequestId};
 use flotilla_shared::value::Value;
 use flotilla_shared::wire::{Read, Response};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
 use crate::host::Host;
 use crate::read::fresh_enough;
@@ -31,6 +31,22 @@ pub const MAX_STREAMS: usize = 128;
 
 /// Longest that a stream may stay open.
 pub const MAX_LIFE: Duration = Duration::from_secs(600);
+
+/// How long a node that stops lets open streams go on: most end within it, and others are cut off, which
+/// their readers are told.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Pause between two looks at streams that are still open.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+
+/// Opens no more streams, and waits for those that are open.
+pub async fn drain(places: &Semaphore) {
+    places.close();
+    let end = Instant::now() + DRAIN;
+    while places.available_permits() < MAX_STREAMS && Instant::now() < end {
+        tokio::time::sleep(DRAIN_LOOK).await;
+    }
+}
 
 /// Some rows, and whether others follow.
 pub struct Piece {
@@ -123,8 +139,11 @@ impl Opening {
         timeout: Duration,
         life: Duration,
     ) -> Result<Response, Error> {
-        let place = Arc::clone(host.streams()).try_acquire_owned().map_err(|_| {
-            Error::new(Code::Overloaded, format!("{MAX_STREAMS} streams are open on this node")).hint("retry later")
+        let place = Arc::clone(host.streams()).try_acquire_owned().map_err(|why| match why {
+            TryAcquireError::Closed => Error::new(Code::ShuttingDown, "this node is stopping"),
+            TryAcquireError::NoPermits => {
+                Error::new(Code::Overloaded, format!("{MAX_STREAMS} streams are open on this node")).hint("retry later")
+            }
         })?;
         let replica = fresh_enough(host, group, &read, timeout).await?;
         let readers = replica.state().store().readers();

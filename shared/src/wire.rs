@@ -329,6 +329,8 @@ pub struct NodeStatus {
     pub identity: Identity,
     /// Its replicas.
     pub replicas: Vec<ReplicaStatus>,
+    /// It is about to stop: nothing is for it to lead any more.
+    pub stopping: bool,
     /// The balancer of leaders, if it runs here.
     pub balancer: Option<BalancerStatus>,
 }

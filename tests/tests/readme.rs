@@ -1,12 +1,11 @@
 //! The README's calls and commands, as written there, against `flotilla dev` and `deploy/cluster.sh`.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use flotilla_tests::harness::binary::{flotilla, repository};
-use flotilla_tests::harness::ports::free_ports;
-use flotilla_tests::harness::{Client, Dev, Session};
+use flotilla_tests::harness::binary::flotilla;
+use flotilla_tests::harness::script::ScriptedCluster;
+use flotilla_tests::harness::{Client, Dev};
 use rustix::process::Signal;
 use serde_json::{Value as Json, json};
 
@@ -177,71 +176,34 @@ async fn the_readme_works_against_dev() {
     assert!(!dev.folder.path().join("flotilla-data").exists());
 }
 
-/// One `deploy/cluster.sh` command on a data folder.
-fn script(data: &Path, args: &[&str]) -> String {
-    let output = Command::new(repository().join("deploy/cluster.sh"))
-        .args(args)
-        .arg("--data")
-        .arg(data)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{args:?}: {out}{err}");
-    out.into_owned()
-}
-
-/// Ends what the script has started, whatever happens.
-struct Destroy<'a>(&'a Path);
-
-impl Drop for Destroy<'_> {
-    fn drop(&mut self) {
-        let mut command = Command::new(repository().join("deploy/cluster.sh"));
-        command
-            .args(["destroy", "--data"])
-            .arg(self.0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        command.status().ok();
-    }
-}
-
 /// `up`, a write, `kill` of a replica, a write, `start`, `down`, `up` again with both rows, `destroy`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_cluster_script_works() {
     let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("cluster");
-    // Three replicas each of meta and two shards, two ports each; and the proxy.
-    let base = free_ports(19);
-    let (first, proxy) = (base.to_string(), (base + 18).to_string());
-    let binary = flotilla().to_str().unwrap();
-    let up = ["up", "--shards", "2", "--replicas", "3", "--base-port", &first, "--port", &proxy, "--bin", binary];
-    let _destroy = Destroy(&data);
-    let shown = script(&data, &up);
+    let (cluster, shown) = ScriptedCluster::up(folder.path(), 2);
     assert!(shown.contains("shard2/3"), "{shown}");
-    let mut session = Session::new([format!("127.0.0.1:{proxy}")]);
+    let mut session = cluster.session();
     session.create("CREATE TABLE t (a INTEGER PRIMARY KEY)", "t", "a", None).await;
     let insert = |a: u64| json!({ "query": "INSERT INTO t VALUES (?)", "args": [a] });
     for a in 1..=20 {
         session.insist("/execute", &insert(a), Some(&format!("row {a}"))).await;
     }
-    script(&data, &["kill", "shard1/2"]);
+    cluster.run(&["kill", "shard1/2"]);
     for a in 21..=40 {
         session.insist("/execute", &insert(a), Some(&format!("row {a}"))).await;
     }
     // By now there is a leader again; without one `status` fails, as it should.
-    let shown = script(&data, &["status"]);
+    let shown = cluster.run(&["status"]);
     let line = shown.lines().find(|line| line.starts_with("shard1/2")).unwrap_or_else(|| panic!("{shown}"));
     assert!(line.contains("stopped"), "{shown}");
-    let shown = script(&data, &["start", "shard1/2"]);
+    let shown = cluster.run(&["start", "shard1/2"]);
     assert!(shown.contains("ready"), "{shown}");
-    let shown = script(&data, &["status"]);
+    let shown = cluster.run(&["status"]);
     assert_eq!(shown.lines().filter(|line| line.contains(" ready ")).count(), 10, "{shown}");
-    script(&data, &["down"]);
-    script(&data, &["up", "--bin", binary]);
+    cluster.run(&["down"]);
+    cluster.run(&["up", "--bin", flotilla().to_str().unwrap()]);
     let rows = session.rows("SELECT a FROM t", json!([])).await;
     assert_eq!(rows.len(), 40);
-    script(&data, &["destroy"]);
-    assert!(!data.exists());
+    cluster.run(&["destroy"]);
+    assert!(!Path::new(cluster.data()).exists());
 }

@@ -135,5 +135,6 @@ fn view(registry: &Registry, reports: &BTreeMap<NodeId, NodeStatus>) -> View {
         (*group, GroupView { leader, fit, preferred: registry.leaders.preferred.get(group).cloned() })
     });
     let zone = |node: &NodeId| registry.nodes.get(node).and_then(|info| info.zone.clone());
-    View { groups: groups.collect(), up: reports.keys().map(|node| (*node, zone(node))).collect() }
+    let up = reports.iter().filter(|(_, status)| !status.stopping).map(|(node, _)| (*node, zone(node)));
+    View { groups: groups.collect(), up: up.collect() }
 }

@@ -279,6 +279,7 @@ impl FakeNode {
                     groups: vec![],
                 },
                 replicas: vec![],
+                stopping: false,
                 balancer: None,
             })),
             other => Err(Error::new(Code::Internal, format!("not faked: {other:?}"))),

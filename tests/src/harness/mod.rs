@@ -4,7 +4,7 @@
 //! free ports ([`ports`]), starts `flotilla node` and `flotilla proxy` processes ([`process`]) with
 //! their logs in files, and waits until all are ready. The test talks to proxies through [`Session`]s
 //! ([`http`], [`session`]), kills, stops and restarts what it likes, and looks at what is left
-//! ([`cluster`], [`content`]). [`dev`] is a cluster in one process. [`relay`] delays and cuts what nodes
+//! ([`cluster`], [`content`]). [`dev`] is a cluster in one process, [`script`] one that `deploy/cluster.sh` starts. [`relay`] delays and cuts what nodes
 //! send to each other, [`writers`] remember what was acknowledged, [`tpch`] makes the rows of `flotilla
 //! bench tpch` and [`load`] brings them in. [`accounts`] are read and changed while their slots move, [`owners`]
 //! tells who owns these by each replica's own table.
@@ -25,6 +25,7 @@ pub mod ports;
 pub mod process;
 #[path = "../../../deploy/src/commands/bench/own/relay.rs"]
 pub mod relay;
+pub mod script;
 pub mod session;
 #[path = "../../../deploy/src/commands/bench/tpch/data.rs"]
 pub mod tpch;
