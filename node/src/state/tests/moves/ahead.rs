@@ -168,6 +168,27 @@ fn rows_change_during_the_copy() {
     }
 }
 
+/// A row that was copied comes once more, under another slot that is copied later: it is staged once, as it
+/// is now.
+#[test]
+fn a_row_changes_its_slot_during_the_copy() {
+    let (mut source, mut target) = pair();
+    source.index();
+    let (id, moved) = (MoveId(1), SlotSet::all(SLOTS));
+    source.step(&ahead(1, &moved)).unwrap();
+    target.step(&open(1, &moved)).unwrap();
+    let from = Cursor::start(&moved);
+    let MoveAnswer::Piece(piece) = source.ask(&MoveQuery::Export { id, from: from.clone() }).unwrap() else { panic!() };
+    let piece = cut(piece, 1);
+    let (first, last) = (piece.rows[0].slot, Slot(SLOTS - 1));
+    assert_ne!(first, last);
+    target.step(&MoveStep::Stage { id, from, piece }).unwrap();
+    let (old, new) = (key_in(first.0), key_in(last.0));
+    source.run(&format!("UPDATE auto SET k = {new} WHERE id = (SELECT min(id) FROM auto WHERE k = {old})"));
+    carry(&mut source, &mut target, 1, &moved, false);
+    assert_eq!(target.value("SELECT count(*) FROM auto"), Value::Integer(60));
+}
+
 /// Each kind of change alone, after the whole copy: it is noted, and what did not change is not.
 #[test]
 fn each_change_is_noted() {
