@@ -210,6 +210,9 @@ impl Cluster {
         let mut tried = 0usize;
         let mut incompatible = 0usize;
         loop {
+            if self.registry.load().is_gone(group) {
+                return Err(Error::new(Code::StaleRoute, format!("{group} was taken out of the cluster")));
+            }
             let timeout = try_timeout(deadline.saturating_duration_since(Instant::now()));
             let (node, addr) = self.pick(group, tried);
             tried += 1;

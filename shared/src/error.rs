@@ -97,6 +97,8 @@ codes! {
     IncompatibleVersion = "incompatible_version", Refused, 502;
     /// Rows on their way to another shard are not what they were.
     MoveMismatch = "move_mismatch", Refused, 500;
+    /// A table or its values cannot be taken off that shard, or the shard not out of the cluster.
+    CannotLeave = "cannot_leave", Refused, 409;
     /// This replica does not lead the group.
     NotLeader = "not_leader", Retry, 503;
     /// Nobody leads the group, or no majority answers.
@@ -143,6 +145,7 @@ impl Code {
             Self::Conflict => "look at GET /status, then decide anew",
             Self::WrongPeer => "check addresses and versions of the nodes",
             Self::IncompatibleVersion => crate::rpc::greeting::UPGRADE_HINT,
+            Self::CannotLeave => "the message says what keeps it there",
             Self::MoveMismatch => "the rows stay where they were; check the disks and memory of both shards",
             Self::StaleRoute | Self::NotLeader | Self::Overloaded | Self::ShuttingDown => "retry after a moment",
             Self::Unavailable => "retry; a majority of the group's nodes must be up",

@@ -14,6 +14,7 @@ pub mod http;
 pub mod ids;
 pub mod leaders;
 pub mod lex;
+pub mod measure;
 pub mod moves;
 pub mod registry;
 pub mod rpc;

@@ -7,7 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, MoveId, PlacementId, Slot};
-use crate::registry::{Placement, SlotSet};
+use crate::measure::{Measured, Position};
+use crate::registry::{Placement, Registry, SlotSet};
 
 /// A table whose rows move.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +28,26 @@ pub struct MovedSet {
     pub placement: Placement,
     /// All of its tables.
     pub tables: Vec<MovedTable>,
+}
+
+impl MovedSet {
+    /// The tables of a placement.
+    pub fn of(registry: &Registry, placement: &Placement) -> Self {
+        let tables = registry.tables.values().filter(|table| table.placement == placement.id);
+        let tables = tables.map(|table| MovedTable {
+            name: table.name.clone(),
+            columns: table
+                .columns
+                .iter()
+                .filter(|column| !column.generated)
+                .map(|column| column.name.clone())
+                .collect(),
+            key: table.key_names().map(str::to_owned).collect(),
+        });
+        let bare =
+            Placement { shards: vec![], owned: Default::default(), epochs: Default::default(), ..placement.clone() };
+        Self { placement: bare, tables: tables.collect() }
+    }
 }
 
 /// How far the copy of a move's rows is.
@@ -217,6 +238,18 @@ pub enum MoveStep {
         /// How many rows the source released.
         rows: u64,
     },
+    /// At a shard that owns none of its slots: drops the tables of a placement. Copies of reference tables go
+    /// with their rows.
+    Forget {
+        /// Its number among the moves.
+        id: MoveId,
+        /// The placement.
+        placement: PlacementId,
+        /// Its tables.
+        tables: Vec<String>,
+        /// These are copies.
+        copies: bool,
+    },
     /// Ends a move that was not released or not activated, at either side; what is staged is cleared away, a
     /// chunk each time it comes.
     Cancel {
@@ -257,6 +290,11 @@ pub enum MoveReply {
         /// The shard's version now.
         epoch: Epoch,
     },
+    /// The tables are gone.
+    Forgotten {
+        /// The shard's version now.
+        epoch: Epoch,
+    },
     /// The move has ended here; there is more to be cleared away.
     Cancelling,
     /// The move has left nothing here and never will.
@@ -272,6 +310,13 @@ pub enum MoveQuery {
         placement: PlacementId,
         /// The slots.
         slots: SlotSet,
+    },
+    /// How large are all slots? Answered for the next rows, without an index.
+    Measure {
+        /// The tables.
+        set: MovedSet,
+        /// Where the piece begins.
+        from: Position,
     },
     /// The next piece of a move, at its source.
     Export {
@@ -325,6 +370,8 @@ impl Content {
 pub enum MoveAnswer {
     /// Sizes, slot by slot.
     Digests(Vec<SlotDigest>),
+    /// Sizes of slots, as far as these rows tell.
+    Measured(Measured),
     /// Content.
     Content(Content),
     /// A piece.

@@ -224,7 +224,7 @@ impl Walk {
         }
         self.waits(&case.place()).await;
         self.cluster.check_owners_now(&accounts.name).await;
-        let moving = self.job(&id).await["moving"].clone();
+        let moving = self.job(&id).await["moving"][0].clone();
 
         self.hit(case, &moving, &id, &load).await;
         self.cluster.ready().await;

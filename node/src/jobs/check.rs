@@ -146,8 +146,11 @@ fn colocated<'a>(
 }
 
 fn placed<'a>(registry: &Registry, compare: &[KeyColumn], registration: &Registration) -> Result<Lie<'a>, Error> {
-    let mut shards = match registration.shards.is_empty() {
-        true => registry.shards().collect(),
+    let departing = registry.departing();
+    // A copy is needed as long as there is anything to join it with.
+    let stays = |shard: &GroupId| registration.spread == Spread::Reference || !departing.contains(shard);
+    let mut shards: Vec<GroupId> = match registration.shards.is_empty() {
+        true => registry.shards().filter(stays).collect(),
         false => registration.shards.clone(),
     };
     let (function, listed) = match &registration.spread {
@@ -163,6 +166,10 @@ fn placed<'a>(registry: &Registry, compare: &[KeyColumn], registration: &Registr
     let known = |shard: &GroupId| shard.is_shard() && registry.groups.contains_key(shard);
     if let Some(unknown) = shards.iter().find(|shard| !known(shard)) {
         return Err(Error::new(Code::NoSuchObject, format!("there is no shard {unknown}")).hint("see GET /shard"));
+    }
+    if let Some(leaves) = shards.iter().find(|shard| !stays(shard)) {
+        return Err(Error::new(Code::Conflict, format!("{leaves} is being taken out of the cluster"))
+            .hint("name other shards, or cancel that job; see GET /job"));
     }
     let shares = match (listed, &function) {
         (Some(owned), _) => owned,

@@ -126,7 +126,8 @@ pub(super) async fn fill(
 /// Lets a shard that has all rows of a reference placement serve them.
 pub(super) async fn own(driver: &Driver<'_>, placement: &mut Placement, shards: &[GroupId]) -> Result<(), Error> {
     for shard in shards {
-        let (epoch, slots) = (Epoch(1), SlotSet::all(1));
+        // It may have had a copy before.
+        let (epoch, slots) = (Epoch(placement.epoch(*shard).0 + 1), SlotSet::all(1));
         driver.shard(*shard, ShardCommand::Own { placement: placement.id, epoch, slots: slots.clone() }).await?;
         placement.owned.insert(*shard, slots);
         placement.epochs.insert(*shard, epoch);

@@ -56,7 +56,7 @@ pub(super) async fn create_shard(
     registry: &Registry,
     nodes: &[NodeId],
 ) -> Result<Vec<Effect>, Error> {
-    let group = GroupId(registry.groups.keys().map(|group| group.0).max().unwrap_or(0) + 1);
+    let group = registry.next_shard();
     let nodes = match nodes {
         [] => registry.nodes_for_replicas(&[], REPLICAS),
         given => given.to_vec(),

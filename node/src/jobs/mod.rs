@@ -25,8 +25,9 @@ use flotilla_shared::client::{Cluster, unexpected};
 use flotilla_shared::error::{Class, Code, Error};
 use flotilla_shared::ids::{GroupId, META};
 use flotilla_shared::moves::{MoveAnswer, MoveQuery, MoveReply, MoveStep};
-use flotilla_shared::registry::{Effect, Job, JobKind, JobState, MetaCommand, Registry};
+use flotilla_shared::registry::{Effect, Job, JobKind, JobState, MetaCommand, Registry, ReplicaInfo};
 use flotilla_shared::wire::{Request, Response, ShardCommand, ShardReply, StatementResult};
+use rebalance::Attempt;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -46,6 +47,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub async fn drive(host: Arc<Host>, mut stop: watch::Receiver<bool>) {
     let work = async {
         let (mut moved, mut ahead) = (false, false);
+        let mut memory = rebalance::Memory::default();
         loop {
             match host.replica(META).filter(|replica| replica.leads()) {
                 Some(replica) => {
@@ -54,7 +56,7 @@ pub async fn drive(host: Arc<Host>, mut stop: watch::Receiver<bool>) {
                     match next {
                         Some(job) => {
                             moved = job.progress.is_some();
-                            ahead = run(&host, job).await;
+                            ahead = run(&host, &mut memory, job).await;
                         }
                         // A new job or the loss of leadership; the latter is only looked for.
                         None => drop(tokio::time::timeout(LOOK * 10, registry.changed()).await),
@@ -75,7 +77,7 @@ pub async fn drive(host: Arc<Host>, mut stop: watch::Receiver<bool>) {
 /// their order.
 fn next_job(registry: &Registry, moved: bool, ahead: bool) -> Option<&Job> {
     let due = || registry.jobs.values().filter(|job| is_due(job));
-    let under_way = due().find(|job| job.progress.as_ref().is_some_and(|progress| progress.moving.is_some()));
+    let under_way = due().find(|job| job.progress.as_ref().is_some_and(|progress| progress.is_under_way()));
     let mover = due().find(|job| job.progress.is_some());
     let other = due().find(|job| job.progress.is_none());
     let turns = if moved { other.or(mover) } else { mover.or(other) };
@@ -87,13 +89,18 @@ fn is_due(job: &Job) -> bool {
 }
 
 /// One attempt at one job; tells whether it left a move behind for which nobody waits.
-async fn run(host: &Arc<Host>, job: Job) -> bool {
+async fn run(host: &Arc<Host>, memory: &mut rebalance::Memory, job: Job) -> bool {
     let driver = Driver { cluster: host.cluster(), job: &job };
-    if let JobKind::Rebalance { table } = &job.kind {
+    if job.kind.moves_slots() {
         let ground = Pausing { ground: &driver, folder: host.options().pauses.as_deref() };
-        let (error, ahead) = match rebalance::attempt(&ground, job.id, table).await {
-            Ok(rebalance::Attempt::Ahead(held)) => (held, true),
-            Ok(_) => (None, false),
+        let (error, ahead) = match rebalance::attempt(&ground, memory, job.id).await {
+            Ok(Attempt::Ahead(held)) => (held, true),
+            Ok(Attempt::More | Attempt::Ended) => (None, false),
+            // In pieces, so that other jobs and wishes come between.
+            Ok(Attempt::Wait(time)) => {
+                tokio::time::sleep(time.min(PAUSE)).await;
+                (None, false)
+            }
             Err(error) => (Some(error), false),
         };
         if let Some(error) = error {
@@ -116,7 +123,10 @@ async fn run(host: &Arc<Host>, job: Job) -> bool {
             JobKind::Join { node, groups } => membership::join(&driver, &registry, *node, groups).await.map(Done::from),
             JobKind::CreateShard { nodes } => membership::create_shard(&driver, &registry, nodes).await.map(Done::from),
             JobKind::Remove { node } => membership::remove(&driver, &registry, *node).await.map(Done::from),
-            JobKind::Rebalance { .. } => Err(Error::new(Code::Internal, "this job is done in many attempts")),
+            JobKind::Rebalance { .. }
+            | JobKind::Give { .. }
+            | JobKind::RemoveFromShard { .. }
+            | JobKind::RemoveShard { .. } => Err(Error::new(Code::Internal, "this job is done in many attempts")),
         },
         Err(error) => Err(error),
     };
@@ -179,6 +189,20 @@ impl rebalance::Ground for Driver<'_> {
             Response::Shard(ShardReply::Move(reply)) => Ok(reply),
             other => Err(unexpected(&other)),
         }
+    }
+
+    async fn drop_replica(&self, shard: GroupId, replica: ReplicaInfo) -> Result<(), Error> {
+        let registry = self.cluster.registry();
+        let Some(info) = registry.nodes.get(&replica.node).filter(|info| !info.removed) else { return Ok(()) };
+        let request = Request::DropReplica { group: shard, replica: replica.replica };
+        self.node(&info.raft_addr, request).await.map(drop).map_err(|error| {
+            let message = format!("node {} does not drop its replica of {shard}: {}", replica.node, error.message);
+            Error { message, ..error }.hint("start that node, or take it out with POST /remove")
+        })
+    }
+
+    fn now_us(&self) -> i64 {
+        crate::propose::now_us()
     }
 
     async fn ask(&self, group: GroupId, query: MoveQuery) -> Result<MoveAnswer, Error> {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use flotilla_shared::error::Error;
 use flotilla_shared::ids::GroupId;
 use flotilla_shared::moves::{MoveAnswer, MoveQuery, MoveReply, MoveStep};
-use flotilla_shared::registry::{MetaCommand, Registry};
+use flotilla_shared::registry::{MetaCommand, Registry, ReplicaInfo};
 
 use super::rebalance::Ground;
 
@@ -52,6 +52,15 @@ impl<G: Ground> Ground for Pausing<'_, G> {
 
     async fn ask(&self, shard: GroupId, query: MoveQuery) -> Result<MoveAnswer, Error> {
         self.around(self.name(&query), self.ground.ask(shard, query)).await
+    }
+
+    async fn drop_replica(&self, shard: GroupId, replica: ReplicaInfo) -> Result<(), Error> {
+        let name = self.folder.map(|_| "dropreplica".to_owned());
+        self.around(name, self.ground.drop_replica(shard, replica)).await
+    }
+
+    fn now_us(&self) -> i64 {
+        self.ground.now_us()
     }
 }
 

@@ -1,4 +1,4 @@
-//! `POST /table/rebalance`: slots move, some at a time, until all shards of a placement own equally many.
+//! `POST /table/rebalance`: slots move, some at a time, until all shards of a placement have equally much.
 //!
 //! One [`attempt`] does one thing and returns, so that other jobs run between two moves, and what was
 //! asked of the job (to pause, to end) is seen between two moves. Nothing is remembered between attempts:
@@ -35,16 +35,20 @@
 //! 3. Two drivers do no harm to each other: each step is checked where it lands, and refused or answered
 //!    again when another driver was there before.
 
+mod leave;
+mod next;
+
 use std::time::Duration;
 
 use flotilla_shared::error::{Class, Code, Error};
-use flotilla_shared::ids::{Epoch, GroupId, JobId, MoveId, PlacementId};
-use flotilla_shared::moves::{
-    Content, Cursor, MoveAnswer, MoveQuery, MoveReply, MoveStep, MovedSet, MovedTable, Piece,
-};
+use flotilla_shared::ids::{Epoch, GroupId, JobId, MoveId};
+use flotilla_shared::moves::{Content, Cursor, MoveAnswer, MoveQuery, MoveReply, MoveStep, MovedSet, Piece};
 use flotilla_shared::registry::{
-    HOME, Job, JobState, MetaCommand, Move, MoveChange, Placement, Progress, Registry, SlotSet, Transfer, Wish,
+    Job, JobState, MetaCommand, Move, MoveChange, Progress, Registry, ReplicaInfo, Transfer, Wish,
 };
+
+pub(crate) use next::Memory;
+use next::Next;
 
 /// How long a step before the commit point may take: writers wait.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
@@ -52,10 +56,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// How long any other step may take before it counts as stuck and is tried anew.
 pub(super) const STEP: Duration = Duration::from_secs(10);
 
-/// Pieces of an index that one attempt makes: other jobs shall not wait for more than a second or so.
-const INDEX_PIECES: usize = 16;
-
-/// Pieces that one attempt copies ahead, for the same reason.
+/// Pieces that one attempt copies ahead: other jobs shall not wait for more than a second or so.
 const AHEAD_PIECES: usize = 32;
 
 /// Changed rows and requests that may be left to be copied when slots are frozen: some ten milliseconds.
@@ -81,6 +82,10 @@ pub(crate) trait Ground: Sync {
     ) -> impl Future<Output = Result<MoveReply, Error>> + Send;
     /// Asks a shard's leader.
     fn ask(&self, shard: GroupId, query: MoveQuery) -> impl Future<Output = Result<MoveAnswer, Error>> + Send;
+    /// Drops a replica of a shard that was taken out, wherever it is.
+    fn drop_replica(&self, shard: GroupId, replica: ReplicaInfo) -> impl Future<Output = Result<(), Error>> + Send;
+    /// The time, microseconds since 1970.
+    fn now_us(&self) -> i64;
 }
 
 /// What came of an attempt.
@@ -90,6 +95,8 @@ pub(crate) enum Attempt {
     More,
     /// There is more to do, and nobody waits for it. Perhaps it could not go on just now.
     Ahead(Option<Error>),
+    /// There is more to do after this time.
+    Wait(Duration),
     /// The job has ended or halted.
     Ended,
 }
@@ -98,7 +105,7 @@ pub(crate) enum Attempt {
 ///
 /// # Errors
 /// What kept it from that; the next attempt finds out what was done nevertheless.
-pub(crate) async fn attempt<G: Ground>(ground: &G, id: JobId, table: &str) -> Result<Attempt, Error> {
+pub(crate) async fn attempt<G: Ground>(ground: &G, memory: &mut Memory, id: JobId) -> Result<Attempt, Error> {
     let registry = ground.registry().await?;
     let Some(job) = registry.jobs.get(&id).filter(|job| job.state == JobState::Running) else {
         return Ok(Attempt::Ended);
@@ -107,14 +114,12 @@ pub(crate) async fn attempt<G: Ground>(ground: &G, id: JobId, table: &str) -> Re
         return Err(Error::new(Code::Internal, "a job that moves slots records no progress"));
     };
     let worker = Worker { ground, registry: &registry, job, progress };
-    if let Some(moving) = &progress.moving {
-        return match worker.carry(moving).await? {
-            Carried::There => Ok(Attempt::More),
-            Carried::Ahead(held) => Ok(Attempt::Ahead(held)),
-            Carried::Cancelled(Some(error)) if is_final(&error) => worker.end(JobState::Failed, Some(error)).await,
-            Carried::Cancelled(Some(error)) => Err(error),
-            Carried::Cancelled(None) => Ok(Attempt::More),
-        };
+    if let Some(leave) = &progress.leave {
+        return worker.forget(leave).await;
+    }
+    if !progress.moving.is_empty() {
+        let carried = futures::future::join_all(progress.moving.iter().map(|moving| worker.carry(moving))).await;
+        return worker.carried(carried).await;
     }
     match progress.wish {
         Wish::Cancel => return worker.end(JobState::Cancelled, None).await,
@@ -125,38 +130,12 @@ pub(crate) async fn attempt<G: Ground>(ground: &G, id: JobId, table: &str) -> Re
         }
         Wish::Run => (),
     }
-    match worker.next(table).await {
-        Ok(true) => Ok(Attempt::More),
-        Ok(false) => worker.end(JobState::Done, None).await,
+    match worker.next(memory).await {
+        Ok(Next::More) => Ok(Attempt::More),
+        Ok(Next::Wait(time)) => Ok(Attempt::Wait(time)),
+        Ok(Next::Done) => worker.end(JobState::Done, None).await,
         Err(error) if is_final(&error) => worker.end(JobState::Failed, Some(error)).await,
         Err(error) => Err(error),
-    }
-}
-
-/// The tables of a placement, as shards need them.
-pub(super) fn moved_set(registry: &Registry, placement: &Placement) -> MovedSet {
-    let tables = registry.tables.values().filter(|table| table.placement == placement.id).map(|table| MovedTable {
-        name: table.name.clone(),
-        columns: table.columns.iter().filter(|column| !column.generated).map(|column| column.name.clone()).collect(),
-        key: table.key_names().map(str::to_owned).collect(),
-    });
-    let bare = Placement { shards: vec![], owned: Default::default(), epochs: Default::default(), ..placement.clone() };
-    MovedSet { placement: bare, tables: tables.collect() }
-}
-
-/// The placement that a rebalancing of this table is about.
-///
-/// # Errors
-/// That there is no such table, or that it has no slots to spread.
-pub(super) fn placement_of<'a>(registry: &'a Registry, table: &str) -> Result<&'a Placement, Error> {
-    let table =
-        registry.table(table).ok_or_else(|| Error::new(Code::NoSuchTable, format!("no such table: {table}")))?;
-    match registry.placements.get(&table.placement) {
-        Some(placement) if placement.id != HOME && !placement.key.is_empty() => Ok(placement),
-        _ => {
-            Err(Error::new(Code::NoSuchObject, format!("{} is not spread by a key", table.name))
-                .hint("register it first"))
-        }
     }
 }
 
@@ -211,55 +190,31 @@ impl<G: Ground> Worker<'_, G> {
         Ok(())
     }
 
-    /// Makes ready and begins the next move; tells whether there is one.
-    async fn next(&self, table: &str) -> Result<bool, Error> {
-        let placement = placement_of(self.registry, table)?;
-        let transfers = placement.transfers();
-        let Some(transfer) = transfers.first() else { return Ok(false) };
-        let left: usize = transfers.iter().map(|transfer| transfer.slots.len()).sum();
-        let moved = self.progress.slots as usize;
-        let percent = (100 * moved / (moved + left)).min(99) as u8;
-        let set = moved_set(self.registry, placement);
-        self.note(format!("moving slots from {} to {}", transfer.from, transfer.to), percent).await;
-        let step = MoveStep::Index { generation: self.progress.generation, set };
-        for piece in 0.. {
-            match self.ground.step(transfer.from, step.clone(), STEP).await {
-                Ok(MoveReply::Index { done: true }) => break,
-                Ok(MoveReply::Index { done: false }) if piece < INDEX_PIECES => (),
-                Ok(MoveReply::Index { done: false }) => return Ok(true),
-                Ok(other) => return Err(odd(&other)),
-                // Another driver was about to end the job, and could not.
-                Err(error) if error.code == Code::Conflict => {
-                    self.record(MoveChange::Renew { generation: self.progress.generation }).await?;
-                    return Ok(true);
-                }
-                Err(error) => return Err(error),
+    /// What moves under way have come to. One that cannot go on ends the job once the others have come to their end, too.
+    async fn carried(&self, moves: Vec<Result<Carried, Error>>) -> Result<Attempt, Error> {
+        let (mut ahead, mut failed) = (None, None);
+        for carried in moves {
+            match carried? {
+                Carried::There | Carried::Cancelled(None) => (),
+                Carried::Ahead(held) => ahead = Some(held.or(ahead.flatten())),
+                Carried::Cancelled(Some(error)) => failed = Some(error),
             }
         }
-        let sizes = MoveQuery::Sizes { placement: placement.id, slots: transfer.slots.clone() };
-        let slots = match self.ground.ask(transfer.from, sizes).await? {
-            MoveAnswer::Digests(sizes) => sizes.iter().map(|size| size.slot).collect::<SlotSet>(),
-            other => return Err(odd(&other)),
-        };
-        self.begin(placement.id, Transfer { slots, ..transfer.clone() }).await?;
-        Ok(true)
-    }
-
-    async fn begin(&self, placement: PlacementId, transfer: Transfer) -> Result<(), Error> {
-        match self.record(MoveChange::Begin { placement, transfer }).await {
-            // Another driver or a wish came between; the next attempt sees which.
-            Err(error) if error.code == Code::Conflict => Ok(()),
-            outcome => outcome,
+        match (ahead, failed) {
+            (None, Some(error)) if is_final(&error) => self.end(JobState::Failed, Some(error)).await,
+            (None, Some(error)) => Err(error),
+            (Some(held), failed) => Ok(Attempt::Ahead(failed.or(held))),
+            (None, None) => Ok(Attempt::More),
         }
     }
 
-    /// Takes the move under way further: past the commit point to its end.
+    /// Takes a move under way further: past the commit point to its end.
     async fn carry(&self, moving: &Move) -> Result<Carried, Error> {
         let Move { id, transfer: Transfer { from, to, .. }, placement } = moving;
         let (id, from, to) = (*id, *from, *to);
         let brought = match self.registry.placements.get(placement) {
             Some(placement) if self.progress.wish == Wish::Run => {
-                self.bring(moving, moved_set(self.registry, placement)).await
+                self.bring(moving, MovedSet::of(self.registry, placement)).await
             }
             _ => Err(Error::new(Code::ShuttingDown, "the job is to move nothing more")),
         };

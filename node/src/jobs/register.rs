@@ -237,7 +237,11 @@ pub(super) async fn add_to_shard(
     if !shard.is_shard() || !registry.groups.contains_key(&shard) {
         return Err(Error::new(Code::NoSuchObject, format!("there is no shard {shard}")));
     }
-    let mut placement = registry.placements[&table.placement].clone();
+    let placement = registry.placements[&table.placement].clone();
+    if registry.leaving(placement.id).contains(&shard) {
+        return Err(Error::new(Code::Conflict, format!("{} is being taken off {shard}", table.name))
+            .hint("wait for the end of that job, or cancel it; see GET /job"));
+    }
     if placement.shards.contains(&shard) {
         return Ok(vec![]);
     }
@@ -250,9 +254,7 @@ pub(super) async fn add_to_shard(
     define(driver, registry, &newcomers).await?;
     let mut effects = own_copies(driver, &newcomers).await?;
     if !placement.is_reference() {
-        placement.shards.push(shard);
-        placement.shards.sort();
-        effects.push(Effect::Placement(placement));
+        effects.push(Effect::Holds { placement: placement.id, shard });
     }
     // The definition has raised the shard's schema version; plans must reach it before slots do.
     effects.push(Effect::Schema { placements: vec![], objects: vec![], tables: vec![] });

@@ -23,8 +23,10 @@
 //! The pieces: [`index`] finds the rows of a slot, [`watch`] hears what changes, [`layout`] reads and writes
 //! rows as packed bytes, [`source`] and [`target`] take the steps, [`query`] answers the driver.
 
+mod forget;
 pub mod index;
 pub mod layout;
+mod measure;
 pub mod query;
 mod source;
 mod target;
@@ -354,6 +356,7 @@ impl Machine {
             MoveStep::Stage { id, from, piece } => self.stage(draft, *id, from, piece),
             MoveStep::Release { id, content } => self.release(draft, *id, content),
             MoveStep::Activate { id, rows } => self.activate(draft, *id, *rows),
+            MoveStep::Forget { id, placement, tables, copies } => self.forget(draft, *id, *placement, tables, *copies),
             MoveStep::Cancel { id } => self.cancel(draft, *id),
             MoveStep::Index { .. } | MoveStep::DropIndex { .. } => Err(not_open(MoveId::default()).into()),
         }
@@ -401,6 +404,7 @@ fn id_of(step: &MoveStep) -> MoveId {
         | MoveStep::Stage { id, .. }
         | MoveStep::Release { id, .. }
         | MoveStep::Activate { id, .. }
+        | MoveStep::Forget { id, .. }
         | MoveStep::Cancel { id } => *id,
     }
 }

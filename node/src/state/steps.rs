@@ -222,7 +222,7 @@ fn schema_objects(db: &Connection) -> rusqlite::Result<Vec<SchemaObject>> {
 }
 
 /// Does the table hold rows? `None` when clients know no such table.
-fn has_rows(db: &Connection, table: &str) -> rusqlite::Result<Option<bool>> {
+pub(super) fn has_rows(db: &Connection, table: &str) -> rusqlite::Result<Option<bool>> {
     let known: bool = db.query_row(
         "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE)",
         [table],

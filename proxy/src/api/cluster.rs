@@ -106,7 +106,7 @@ pub async fn create_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<Htt
     let nodes = listed::<NodeId>(&body, "nodes", |json| json.as_u64().map(NodeId))?;
     let zone = preferred_zone(&body)?.flatten();
     let registry = known_nodes(proxy, &nodes, deadline).await?;
-    let shard = GroupId(registry.groups.keys().map(|group| group.0).max().unwrap_or(0) + 1);
+    let shard = registry.next_shard();
     let job = proxy.start(id, JobKind::CreateShard { nodes }, deadline).await?;
     proxy.finish(job, deadline).await?;
     if zone.is_some() {

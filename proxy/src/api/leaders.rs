@@ -14,7 +14,7 @@ use super::params::{Fields, bad};
 use crate::Proxy;
 
 /// The group that a path names, behind `/shard/` and before `suffix`.
-fn group_in(path: &str, suffix: &str, registry: &Registry) -> Result<GroupId, Error> {
+pub(super) fn group_in(path: &str, suffix: &str, registry: &Registry) -> Result<GroupId, Error> {
     let name = path.trim_start_matches("/shard/").trim_end_matches(suffix);
     let group: GroupId = name.parse().map_err(|_| bad(format!("`{name}` names no group")))?;
     match registry.groups.contains_key(&group) {

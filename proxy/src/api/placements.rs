@@ -90,7 +90,7 @@ fn texts(name: &str, value: &Json) -> Result<Vec<String>, Error> {
 }
 
 /// Keys: a value for the one key column, or a list with a value for each.
-fn keys(name: &str, value: Option<&Json>) -> Result<Vec<Vec<Value>>, Error> {
+pub(super) fn keys(name: &str, value: Option<&Json>) -> Result<Vec<Vec<Value>>, Error> {
     let Some(Json::Array(list)) = value else { return Err(bad(format!("`{name}` is a list of values"))) };
     let key = |item: &Json| match item {
         Json::Array(values) => values.iter().map(Value::from_json).collect(),

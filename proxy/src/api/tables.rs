@@ -100,6 +100,10 @@ pub async fn add_to_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<Htt
         return Err(Error::new(Code::NoSuchObject, format!("there is no {shard}")).hint("GET /shard lists the shards"));
     }
     let placement = registry.placements.get(&table.placement);
+    if registry.leaving(table.placement).contains(&shard) {
+        return Err(Error::new(Code::Conflict, format!("{} is being taken off {shard}", table.name))
+            .hint("wait for the end of that job, or cancel it; see GET /job"));
+    }
     if placement.is_some_and(|placement| placement.shards.contains(&shard)) {
         return Ok(http::json(
             200,

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use flotilla_shared::client::Cluster;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{Epoch, GroupId, NodeId, PlacementId, RequestId};
+use flotilla_shared::measure::Measured;
+use flotilla_shared::moves::MoveAnswer;
 use flotilla_shared::registry::{
     Effect, Function, HOME, JobKind, JobState, MetaCommand, MetaReply, NodeInfo, Placement, ReferenceWrite,
     Registration, Registry, ReplicaInfo, SchemaObject, SlotSet, Spread, Table,
@@ -267,6 +269,8 @@ impl FakeNode {
                 Ok(Response::Ok)
             }
             Request::Meta(command) => state.meta(command).map(Response::Meta),
+            // Moves are tested with real nodes; here no slot holds anything.
+            Request::Moves { .. } => Ok(Response::Moves(MoveAnswer::Measured(Measured::default()))),
             Request::HandOver { to, .. } => Ok(Response::Leader(to.unwrap_or(NodeId(1)))),
             Request::Status => Ok(Response::Status(NodeStatus {
                 identity: Identity {

@@ -109,6 +109,13 @@ pub enum Effect {
     },
     /// A placement is new or changed.
     Placement(Placement),
+    /// A shard may hold a placement's tables.
+    Holds {
+        /// The placement.
+        placement: PlacementId,
+        /// The shard.
+        shard: GroupId,
+    },
     /// A table moved to another placement and got a key.
     Register {
         /// The table.
@@ -175,9 +182,13 @@ impl Registry {
                 Ok(MetaReply::Ok)
             }
             MetaCommand::EndJob { job, state, error, effects, results } => {
+                if !effects.is_empty() && self.leave_under_way().is_some() {
+                    // What it found out about a shard may be over.
+                    return Err(Error::new(Code::Unavailable, "a table is being taken off a shard"));
+                }
                 let job = self.running_job(job)?;
-                if let Some(moving) = job.progress.as_ref().and_then(|progress| progress.moving.as_ref()) {
-                    return Err(Error::new(Code::Conflict, format!("move {} is under way", moving.id)));
+                if job.progress.as_ref().is_some_and(|progress| progress.is_under_way()) {
+                    return Err(Error::new(Code::Conflict, format!("a move of job {} is under way", job.id)));
                 }
                 (job.state, job.error, job.ended_us, job.results) = (state, error, at_us, results);
                 if let JobKind::Write(write) = &mut job.kind {
@@ -206,6 +217,9 @@ impl Registry {
             }
             MetaCommand::Leaders(rule) => self.change_leaders(rule),
             MetaCommand::SetReplicas { group, replicas } => {
+                if self.is_gone(group) {
+                    return Err(Error::new(Code::NoSuchObject, format!("{group} was taken out of the cluster")));
+                }
                 self.groups.insert(group, replicas);
                 Ok(MetaReply::Ok)
             }
@@ -270,7 +284,7 @@ impl Registry {
         }
         self.counters.job += 1;
         let id = JobId(self.counters.job);
-        let progress = self.new_progress(&kind);
+        let progress = self.new_progress(at_us, &kind);
         let job = Job {
             id,
             request,
@@ -349,6 +363,12 @@ impl Registry {
             }
             Effect::Placement(placement) => {
                 self.placements.insert(placement.id, placement);
+            }
+            Effect::Holds { placement, shard } => {
+                if let Some(placement) = self.placements.get_mut(&placement).filter(|p| !p.shards.contains(&shard)) {
+                    placement.shards.push(shard);
+                    placement.shards.sort();
+                }
             }
             Effect::Register { table, placement, key } => {
                 self.schema_version = SchemaVersion(self.schema_version.0 + 1);

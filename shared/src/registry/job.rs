@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Progress;
+use super::{MoveOptions, Progress, SlotSet};
 use crate::error::Error;
 use crate::ids::{GroupId, JobId, NodeId, PlacementId, RequestId, SchemaVersion};
 use crate::value::Value;
@@ -125,6 +125,35 @@ pub enum JobKind {
     Rebalance {
         /// The table.
         table: String,
+        /// How.
+        options: MoveOptions,
+    },
+    /// Brings some slots of a table's placement to a shard.
+    Give {
+        /// The table.
+        table: String,
+        /// The slots.
+        slots: SlotSet,
+        /// The shard.
+        to: GroupId,
+        /// How they move.
+        options: MoveOptions,
+    },
+    /// Takes a table, and those colocated with it, off a shard.
+    RemoveFromShard {
+        /// The table.
+        table: String,
+        /// The shard.
+        shard: GroupId,
+        /// How its slots move.
+        options: MoveOptions,
+    },
+    /// Takes all tables off a shard, then the shard out of the cluster.
+    RemoveShard {
+        /// The shard.
+        shard: GroupId,
+        /// How its slots move.
+        options: MoveOptions,
     },
     /// Takes all replicas off a node and lets it go.
     Remove {
@@ -134,6 +163,39 @@ pub enum JobKind {
 }
 
 impl JobKind {
+    /// A rebalancing by slots, one move at a time, as fast as it goes.
+    pub fn rebalance(table: impl Into<String>) -> Self {
+        Self::Rebalance { table: table.into(), options: MoveOptions::default() }
+    }
+
+    /// How slots shall move, if this is a job that moves slots.
+    pub fn move_options(&self) -> Option<&MoveOptions> {
+        match self {
+            Self::Rebalance { options, .. }
+            | Self::Give { options, .. }
+            | Self::RemoveFromShard { options, .. }
+            | Self::RemoveShard { options, .. } => Some(options),
+            _ => None,
+        }
+    }
+
+    /// Does another job of the same placement do the same? Its table may be another one of the placement.
+    pub fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Rebalance { options: a, .. }, Self::Rebalance { options: b, .. }) => a == b,
+            (
+                Self::RemoveFromShard { shard: a, options: one, .. },
+                Self::RemoveFromShard { shard: b, options: other, .. },
+            ) => (a, one) == (b, other),
+            (one, other) => one == other,
+        }
+    }
+
+    /// Does the job move slots?
+    pub fn moves_slots(&self) -> bool {
+        self.move_options().is_some()
+    }
+
     /// The word that `GET /job` shows.
     pub fn name(&self) -> &'static str {
         match self {
@@ -144,6 +206,9 @@ impl JobKind {
             Self::Join { .. } => "join",
             Self::CreateShard { .. } => "create_shard",
             Self::Rebalance { .. } => "rebalance",
+            Self::Give { .. } => "give",
+            Self::RemoveFromShard { .. } => "remove_from_shard",
+            Self::RemoveShard { .. } => "remove_shard",
             Self::Remove { .. } => "remove",
         }
     }

@@ -6,7 +6,9 @@
 //! own ownership tables (the law) refuse what was planned with an old one.
 
 mod apply;
+mod balance;
 mod function;
+mod goal;
 mod job;
 mod leaders;
 mod placement;
@@ -19,11 +21,15 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use apply::{Effect, MetaCommand, MetaReply};
+pub use balance::{
+    AIM_WITHIN_PERCENT, EVEN_WITHIN_PERCENT, Goal, MAX_PARALLEL, MAX_WEIGHT, Measure, MoveOptions, Sizes, SlotSize,
+    total_size,
+};
 pub use function::{Function, MAX_POINTS, MAX_POINTS_BYTES};
 pub use job::{Job, JobKind, JobState, ReferenceWrite, Registration, Spread};
 pub use leaders::{LeaderRule, LeaderRules, MAX_ZONE_CHARS, check_zone};
 pub use placement::{Placement, SlotRange, SlotSet};
-pub use rebalance::{Move, MoveChange, Progress, Transfer, Wish};
+pub use rebalance::{Leave, Left, Mark, Move, MoveChange, Progress, Transfer, Wish};
 pub use table::{Column, SchemaObject, Table};
 pub use ties::{ForeignKey, mentions, quoted, read_tables, row_only, schema_database};
 
@@ -134,6 +140,8 @@ pub struct Counters {
     pub moves: u64,
     /// Last time that slot indexes were needed.
     pub generation: u64,
+    /// Highest group that was taken out.
+    pub group: u32,
 }
 
 impl Registry {

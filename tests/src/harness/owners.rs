@@ -69,11 +69,7 @@ impl Cluster {
     pub async fn check_owners_now(&self, table: &str) {
         let registry = self.registry().await;
         let placement = registry.placement_of(table).expect("a placement");
-        let moving: Vec<&SlotSet> = registry
-            .jobs
-            .values()
-            .filter_map(|job| Some(&job.progress.as_ref()?.moving.as_ref()?.transfer.slots))
-            .collect();
+        let moving: Vec<&SlotSet> = registry.moves().map(|moving| &moving.transfer.slots).collect();
         // The replica that is furthest speaks for its shard.
         let owned: BTreeMap<String, Owned> = self
             .shard_names()
@@ -97,8 +93,7 @@ impl Cluster {
     /// When it is otherwise, or does not come to that within [`PATIENCE`].
     pub async fn check_owners_at_rest(&mut self, table: &str) {
         let registry = self.registry().await;
-        let under_way = registry.jobs.values().find(|job| job.progress.as_ref().is_some_and(|p| p.moving.is_some()));
-        assert_eq!(under_way, None, "a move is under way");
+        assert_eq!(registry.moves().next(), None, "a move is under way");
         let placement = registry.placement_of(table).expect("a placement");
         let slots: usize = placement.owned.values().map(SlotSet::len).sum();
         let all = placement.owned.values().fold(SlotSet::default(), |all, owned| all.union(owned));

@@ -11,6 +11,7 @@ use flotilla_shared::registry::SlotSet;
 use rusqlite::Connection;
 
 use super::index::{Index, Scan, add};
+use super::measure::measure;
 use super::{Moves, Open, Phase, Refusal, Step, not_open, source};
 use crate::state::machine::StateHandle;
 use crate::state::reads::PIECE_BYTES;
@@ -78,6 +79,7 @@ fn in_transaction(db: &Connection, query: &MoveQuery) -> Step<(MoveAnswer, Optio
     let moves = Moves::load(db)?;
     match query {
         MoveQuery::Sizes { placement, slots } => Ok((MoveAnswer::Digests(sizes(db, &moves, *placement, slots)?), None)),
+        MoveQuery::Measure { set, from } => Ok((MoveAnswer::Measured(measure(db, set, from)?), None)),
         MoveQuery::Export { id, from } => {
             let open = moves.exporting(*id)?;
             let scans = index(&moves)?.scans(db)?;

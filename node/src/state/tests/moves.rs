@@ -48,7 +48,7 @@ pub(crate) fn slot_of_key(key: i64) -> Slot {
     slot_of(&bare_placement().key, &[Value::Integer(key)], SLOTS)
 }
 
-fn set() -> MovedSet {
+pub(super) fn set() -> MovedSet {
     let table = |name: &str, columns: &[&str]| MovedTable {
         name: name.into(),
         columns: columns.iter().map(|name| (*name).to_owned()).collect(),
@@ -68,13 +68,13 @@ fn slots(list: &[u16]) -> SlotSet {
 }
 
 /// A shard of two replicas, which must stay alike.
-struct Shard {
+pub(super) struct Shard {
     replicas: [Replica; 2],
     log: Log,
 }
 
 impl Shard {
-    fn new(owned: SlotSet) -> Self {
+    pub(super) fn new(owned: SlotSet) -> Self {
         let mut shard = Self { replicas: [Replica::new(), Replica::new()], log: Log::new() };
         let schema = shard.log.schema(1, TABLES);
         let outcome = shard.apply(schema);
@@ -106,7 +106,7 @@ impl Shard {
         }
     }
 
-    fn ask(&self, query: &MoveQuery) -> Result<MoveAnswer, Error> {
+    pub(super) fn ask(&self, query: &MoveQuery) -> Result<MoveAnswer, Error> {
         self.replicas[0].handle().answer(query)
     }
 
@@ -121,12 +121,12 @@ impl Shard {
         only(&[self.apply(entry)]).clone()
     }
 
-    fn run(&mut self, sql: &str) -> StatementResult {
+    pub(super) fn run(&mut self, sql: &str) -> StatementResult {
         let entry = self.log.writes(&[sql]);
         only(&[self.apply(entry)]).clone().unwrap_or_else(|error| panic!("{sql}: {error}")).remove(0)
     }
 
-    fn index(&mut self) {
+    pub(super) fn index(&mut self) {
         while self.step(&MoveStep::Index { generation: GENERATION, set: set() }).unwrap()
             != (MoveReply::Index { done: true })
         {}
@@ -153,7 +153,7 @@ impl Shard {
 }
 
 /// A source with rows in all slots, and an empty target.
-fn pair() -> (Shard, Shard) {
+pub(super) fn pair() -> (Shard, Shard) {
     let mut source = Shard::new(SlotSet::all(SLOTS));
     let mut writes = Vec::new();
     for k in 0..60 {

@@ -20,6 +20,77 @@ async fn even_tables_and_plans() {
     assert_eq!((status, &json["error"]["code"]), (404, &json!("no_such_object")), "it has ended: {json}");
 }
 
+/// Options that do not fit are refused by name, before any job is started.
+#[tokio::test]
+async fn options_are_refused() {
+    let b = Bench::new().await;
+    b.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, v)", json!([])).await;
+    let register = json!({ "table_name": "t", "shard_key": "id" }).to_string();
+    assert_eq!(b.post("/table/register", &register).await.0, 200);
+    for (options, named) in [
+        (r#""by":"size""#, "size"),
+        (r#""weights":{"shard9":1}"#, "shard9"),
+        (r#""weights":{"nobody":1}"#, "nobody"),
+        (r#""weights":{"shard1":-1}"#, "shard1"),
+        (r#""weights":[1]"#, "weights"),
+        (r#""max_parallel":0"#, "max_parallel"),
+        (r#""max_parallel":"many""#, "max_parallel"),
+        (r#""max_bytes_per_second":0"#, "max_bytes_per_second"),
+    ] {
+        let (status, json) = b.post("/table/rebalance", &format!(r#"{{"table_name":"t",{options}}}"#)).await;
+        assert_eq!((status, &json["error"]["code"]), (400, &json!("bad_request")), "{options}: {json}");
+        assert!(json["error"]["message"].as_str().unwrap().contains(named), "{options}: {json}");
+    }
+    let (status, json) =
+        b.post("/table/rebalance", r#"{"table_name":"t","weights":{"shard1":1},"max_parallel":2}"#).await;
+    assert_eq!((status, &json["already_even"]), (200, &json!(true)), "{json}");
+}
+
+/// What cannot leave its shard is refused by name; so is what is no key, no shard and no shard of the table.
+#[tokio::test]
+async fn leaving_is_refused() {
+    let b = Bench::new().await;
+    b.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, v)", json!([])).await;
+    b.sql("CREATE TABLE plain (a)", json!([])).await;
+    b.sql("CREATE TABLE l (c TEXT NOT NULL)", json!([])).await;
+    for register in [
+        json!({ "table_name": "t", "shard_key": "id" }),
+        json!({ "table_name": "l", "shard_key": "c", "shard_func": "list", "values": { "shard1": ["a"], "shard2": ["b"] },
+            "default": "shard1" }),
+    ] {
+        let (status, json) = b.post("/table/register", &register.to_string()).await;
+        assert_eq!(status, 200, "{json}");
+    }
+    for (path, body, status, code) in [
+        ("/table/remove-from-shard", r#"{"table_name":"t","shard_id":"shard1"}"#, 409, "cannot_leave"),
+        ("/table/remove-from-shard", r#"{"table_name":"l","shard_id":"shard2"}"#, 409, "cannot_leave"),
+        ("/table/remove-from-shard", r#"{"table_name":"plain","shard_id":"shard1"}"#, 409, "cannot_leave"),
+        ("/table/remove-from-shard", r#"{"table_name":"t","shard_id":"x"}"#, 400, "bad_request"),
+        ("/table/remove-from-shard", r#"{"table_name":"u","shard_id":"shard2"}"#, 404, "no_such_table"),
+        ("/shard/shard1/remove", "", 409, "cannot_leave"),
+        ("/shard/meta/remove", "", 409, "cannot_leave"),
+        ("/shard/shard2/remove", "", 409, "cannot_leave"),
+        ("/shard/shard2/remove", r#"{"weights":{"shard1":1}}"#, 400, "bad_request"),
+        ("/shard/shard77/remove", "", 404, "no_such_object"),
+        ("/table/split", r#"{"table_name":"t","values":[1],"to":"shard77"}"#, 404, "no_such_object"),
+        ("/table/split", r#"{"table_name":"t","values":[[1,2]],"to":"shard2"}"#, 400, "bad_request"),
+        ("/table/split", r#"{"table_name":"t","values":[],"to":"shard2"}"#, 400, "bad_request"),
+        ("/table/split", r#"{"table_name":"t","at":[5]}"#, 501, "not_implemented"),
+        ("/table/split", r#"{"table_name":"l","values":["c"],"to":"shard2"}"#, 400, "unlisted_value"),
+        ("/table/split", r#"{"table_name":"t","default":true,"to":"shard2"}"#, 400, "bad_request"),
+    ] {
+        let (answered, json) = b.post(path, body).await;
+        assert_eq!((answered, &json["error"]["code"]), (status, &json!(code)), "{path} {body}: {json}");
+    }
+    let (status, json) =
+        b.post("/table/split", r#"{"table_name":"l","values":["a"],"to":"shard2","dry_run":true}"#).await;
+    assert_eq!((status, &json["slots"]), (200, &json!(1)), "{json}");
+    let (_, json) = b
+        .post("/table/split", r#"{"table_name":"l","default":true,"values":["a"],"to":"shard2","dry_run":true}"#)
+        .await;
+    assert_eq!(json["slots"], 2, "{json}");
+}
+
 /// A write with a generated key claims the slot of its id as well, so that its id moves to where a retry goes.
 #[tokio::test]
 async fn ids_of_generated_keys() {

@@ -1,55 +1,14 @@
-//! Which slots should move, and what the registry lets a driver record.
+//! What the registry lets a driver record.
 
 use super::*;
-use crate::ids::RequestId;
-use crate::registry::{Function, MetaCommand};
-use crate::slot::{Affinity, Collation, KeyColumn};
-
-fn placement(shares: &[(u32, std::ops::Range<u16>)], shards: &[u32]) -> Placement {
-    let owned: std::collections::BTreeMap<GroupId, SlotSet> =
-        shares.iter().map(|(shard, slots)| (GroupId(*shard), slots.clone().map(Slot).collect())).collect();
-    Placement {
-        id: PlacementId(1),
-        function: Function::Hash,
-        key: vec![KeyColumn { affinity: Affinity::Integer, collation: Collation::Binary }],
-        slots: 100,
-        shards: shards.iter().copied().map(GroupId).collect(),
-        epochs: owned.keys().map(|shard| (*shard, Epoch(1))).collect(),
-        owned,
-    }
-}
-
-fn after(mut placement: Placement) -> Vec<usize> {
-    for transfer in placement.transfers() {
-        let from = placement.owned[&transfer.from].clone();
-        assert!(transfer.slots.is_within(&from));
-        placement.owned.insert(transfer.from, from.minus(&transfer.slots));
-        let to = placement.owned.get(&transfer.to).cloned().unwrap_or_default();
-        assert!(!to.meets(&transfer.slots));
-        placement.owned.insert(transfer.to, to.union(&transfer.slots));
-    }
-    assert_eq!(placement.transfers(), [], "even once it is even");
-    placement.shards.iter().map(|shard| placement.owned.get(shard).map_or(0, SlotSet::len)).collect()
-}
-
-/// Shards end with equal shares, no slot moves without need, and what is even stays.
-#[test]
-fn transfers_make_even() {
-    assert_eq!(after(placement(&[(1, 0..50), (2, 50..100)], &[1, 2, 3, 4])), [25, 25, 25, 25]);
-    assert_eq!(after(placement(&[(1, 0..100)], &[1, 2, 3])), [34, 33, 33]);
-    assert_eq!(after(placement(&[(1, 0..30), (2, 30..100)], &[1, 2, 3])), [33, 34, 33]);
-    assert_eq!(after(placement(&[(1, 0..30), (2, 30..60), (3, 60..100)], &[1, 2])), [50, 50], "a shard is left");
-    let even = placement(&[(1, 0..34), (2, 34..67), (3, 67..100)], &[1, 2, 3]);
-    assert_eq!(even.transfers(), []);
-    let moved: usize =
-        placement(&[(1, 0..30), (2, 30..100)], &[1, 2, 3]).transfers().iter().map(|t| t.slots.len()).sum();
-    assert_eq!(moved, 36);
-}
+use crate::ids::{RequestId, Slot};
+use crate::registry::MetaCommand;
+use crate::registry::balance::tests::placement;
 
 fn registry() -> (Registry, JobId) {
     let mut registry = Registry::default();
     registry.placements.insert(PlacementId(1), placement(&[(1, 0..50), (2, 50..100)], &[1, 2, 3]));
-    let kind = JobKind::Rebalance { table: "t".into() };
+    let kind = JobKind::rebalance("t");
     match registry.apply(1, MetaCommand::CreateJob { request: RequestId(1), kind }) {
         Ok(MetaReply::Job(job)) => (registry, job),
         other => panic!("{other:?}"),
@@ -58,7 +17,9 @@ fn registry() -> (Registry, JobId) {
 
 fn begin(from: u32, to: u32, slots: std::ops::Range<u16>) -> MoveChange {
     let slots = slots.map(Slot).collect();
-    MoveChange::Begin { placement: PlacementId(1), transfer: Transfer { from: GroupId(from), to: GroupId(to), slots } }
+    let left = Left { slots: 60, size: None };
+    let transfer = Transfer { from: GroupId(from), to: GroupId(to), slots };
+    MoveChange::Begin { placement: PlacementId(1), transfer, left }
 }
 
 /// One move at a time, only of slots that are where it says, and each flips once.
@@ -83,6 +44,49 @@ fn moves_are_recorded_one_by_one() {
     assert_eq!((placement.epoch(GroupId(1)), placement.epoch(GroupId(3))), (Epoch(2), Epoch(5)));
     let progress = registry.jobs[&job].progress.as_ref().unwrap();
     assert_eq!((progress.moves, progress.slots, progress.rows, progress.bytes), (1, 10, 7, 70));
+}
+
+/// Moves of one job go side by side as far as it may, and never two with a shard in common.
+#[test]
+fn moves_side_by_side() {
+    let (mut registry, job) = registry();
+    let all = [1, 2, 3, 4].map(GroupId).to_vec();
+    registry.placements.get_mut(&PlacementId(1)).unwrap().shards = all;
+    let mut second = JobKind::rebalance("u");
+    let JobKind::Rebalance { options, .. } = &mut second else { panic!() };
+    options.max_parallel = 2;
+    let Ok(MetaReply::Job(second)) = registry.apply(1, MetaCommand::CreateJob { request: RequestId(2), kind: second })
+    else {
+        panic!()
+    };
+    let mut change = |job, change| registry.apply(2, MetaCommand::Move { job, change }).map_err(|error| error.code);
+    assert!(change(second, begin(1, 3, 40..50)).is_ok());
+    assert_eq!(change(second, begin(2, 3, 90..100)), Err(Code::Conflict), "shard 3 takes part in a move");
+    assert_eq!(change(job, begin(2, 1, 90..100)), Err(Code::Conflict), "and shard 1, whosever job it is");
+    assert!(change(second, begin(2, 4, 90..100)).is_ok());
+    let flip = |id| MoveChange::Flip { id: MoveId(id), from_epoch: Epoch(2), to_epoch: Epoch(5), rows: 7, bytes: 70 };
+    assert!(change(second, flip(2)).is_ok());
+    assert!(change(job, begin(2, 4, 80..90)).is_ok());
+    assert_eq!(change(job, begin(2, 4, 70..80)), Err(Code::Conflict), "one at a time is its default");
+    assert!(change(second, flip(1)).is_ok());
+    assert!(change(job, flip(3)).is_ok());
+    assert_eq!(registry.placements[&PlacementId(1)].owner(Slot(85)), Some(GroupId(4)));
+}
+
+/// A round of moves is followed by a pause, as long as the bytes that moved need at the rate that is allowed.
+#[test]
+fn rates_are_kept() {
+    let (mut registry, job) = registry();
+    let mut change = |at_us, change| registry.apply(at_us, MetaCommand::Move { job, change });
+    change(5_000_000, begin(1, 3, 40..50)).unwrap();
+    let flip = MoveChange::Flip { id: MoveId(1), from_epoch: Epoch(2), to_epoch: Epoch(5), rows: 7, bytes: 3000 };
+    change(5_500_000, flip).unwrap();
+    let progress = registry.jobs[&job].progress.as_ref().unwrap();
+    assert_eq!(progress.next_round_us(None), 5_000_000);
+    assert_eq!(progress.next_round_us(Some(1000)), 8_000_000);
+    let json = registry.jobs[&job].to_json();
+    assert_eq!((&json["percent"], &json["slots_left"], &json["bytes_left"]), (&16.into(), &50.into(), &15_000.into()));
+    assert_eq!((&json["bytes_per_second"], &json["seconds_left"]), (&545.into(), &27.into()), "{json}");
 }
 
 const HALT: MoveChange = MoveChange::Halt { generation: 1 };

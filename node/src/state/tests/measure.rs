@@ -1,0 +1,40 @@
+//! Sizes of slots, found without an index.
+
+use flotilla_shared::measure::{Measured, Position};
+use flotilla_shared::moves::{MoveAnswer, MoveQuery};
+use flotilla_shared::registry::{Sizes, SlotSize};
+
+use super::moves::{PLACEMENT, SLOTS, pair, set};
+use super::*;
+
+/// Piece by piece, a measurement finds the rows and bytes that the slot index finds, of all kinds of tables.
+#[test]
+fn measured_as_indexed() {
+    let (mut source, _) = pair();
+    source.run(
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 20000)
+         INSERT INTO pair SELECT printf('N%05d', n), n % 9, CASE WHEN n % 100 = 0 THEN zeroblob(3000) END FROM n",
+    );
+    let (mut measured, mut from, mut pieces) = (Sizes::new(), Some(Position::default()), 0);
+    while let Some(position) = from {
+        let MoveAnswer::Measured(Measured { sizes, next }) =
+            source.ask(&MoveQuery::Measure { set: set(), from: position }).unwrap()
+        else {
+            panic!()
+        };
+        for (slot, size) in sizes {
+            *measured.entry(slot).or_default() += size;
+        }
+        (from, pieces) = (next, pieces + 1);
+    }
+    assert_eq!(pieces, 2);
+    source.index();
+    let mut indexed = Sizes::new();
+    for slot in (0..SLOTS).map(flotilla_shared::ids::Slot) {
+        let query = MoveQuery::Sizes { placement: PLACEMENT, slots: SlotSet::range(slot, slot) };
+        let MoveAnswer::Digests(sizes) = source.ask(&query).unwrap() else { panic!() };
+        let size = SlotSize { rows: sizes[0].rows, bytes: sizes[0].bytes };
+        indexed.extend((size.rows > 0).then_some((slot, size)));
+    }
+    assert_eq!(measured, indexed);
+}
