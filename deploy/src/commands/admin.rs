@@ -3,6 +3,7 @@
 //! Each subcommand is one call of the API; what starts a job is followed to its end ([`job`]).
 
 mod job;
+mod moves;
 
 use std::process::ExitCode;
 
@@ -22,9 +23,14 @@ Examples:
   flotilla admin register people --key country --func list --values shard1=de,fr --values shard2=us
   flotilla admin register countries --reference
   flotilla admin rebalance users --watch
+  flotilla admin rebalance users --by bytes --weight shard1=2 --dry-run
+  flotilla admin remove-from-shard users shard3 --watch
+  flotilla admin remove-shard shard3 --watch
+  flotilla admin split people --value de --to shard2
   flotilla admin transfer-leader shard1 --to 2
   flotilla admin remove 3              move node 3's replicas away and let it leave
   flotilla admin job 7 --follow
+  flotilla admin job 7 pause           resume or cancel it; what has moved stays
 
 Exit code: 0 done, 1 refused or failed, 2 wrong usage.")]
 pub struct AdminArgs {
@@ -45,22 +51,22 @@ enum AdminCommand {
     /// Register a table by its shard key
     Register(RegisterArgs),
     /// Spread a table's slots evenly over its shards, while clients read and write
-    Rebalance {
-        /// The table; those colocated with it move along
-        table: String,
-        /// Only show what would move
-        #[arg(long)]
-        dry_run: bool,
-        /// Wait until it is done, and show how far it is
-        #[arg(long, conflicts_with = "dry_run")]
-        watch: bool,
-    },
-    /// List the jobs, or show one
+    Rebalance(moves::RebalanceArgs),
+    /// Take a table off a shard, with those colocated with it
+    RemoveFromShard(moves::LeaveArgs),
+    /// Take all tables off a shard, then the shard out of the cluster
+    RemoveShard(moves::RemoveShardArgs),
+    /// Bring the slots that hold given keys to a shard
+    Split(moves::SplitArgs),
+    /// List the jobs, show one, or ask something of one that moves slots
     Job {
         /// The job's id; all jobs when absent
         id: Option<String>,
+        /// Halt it, let it go on, or end it with what it has done
+        #[arg(value_parser = ["pause", "resume", "cancel"], conflicts_with = "json")]
+        wish: Option<String>,
         /// Wait until it ends, and fail if it failed
-        #[arg(long, requires = "id")]
+        #[arg(long, alias = "watch", requires = "id")]
         follow: bool,
         /// Print the reply as it came
         #[arg(long, conflicts_with = "follow")]
@@ -132,7 +138,16 @@ async fn run_inner(args: AdminArgs) -> Result<(), CommandError> {
             list(&mut client, "/table", "tables", &["name", "placement", "key", "func", "shards"], json).await
         }
         AdminCommand::Register(args) => register(&mut client, &args).await,
-        AdminCommand::Rebalance { table, dry_run, watch } => rebalance(&mut client, &table, dry_run, watch).await,
+        AdminCommand::Rebalance(args) => moves::rebalance(&mut client, &args).await,
+        AdminCommand::RemoveFromShard(args) => moves::leave(&mut client, &args).await,
+        AdminCommand::RemoveShard(args) => moves::remove_shard(&mut client, &args).await,
+        AdminCommand::Split(args) => moves::split(&mut client, &args).await,
+        AdminCommand::Job { id: Some(id), wish: Some(wish), follow, .. } => {
+            let path = format!("/job/{}/{wish}", percent_encode(&id));
+            let reply = post(&mut client, &path, &json!({})).await?;
+            println!("job {id} is {}, to {wish}", output::plain(&reply["state"]));
+            if follow { job::follow(&mut client, &id).await } else { Ok(()) }
+        }
         AdminCommand::Job { id: None, json, .. } => {
             list(&mut client, "/job", "jobs", &["id", "kind", "state", "percent", "step", "error"], json).await
         }
@@ -221,19 +236,6 @@ async fn register(client: &mut Client, args: &RegisterArgs) -> Result<(), Comman
     job::conclude(client, &reply, true, &format!("table {} is registered", args.table)).await
 }
 
-async fn rebalance(client: &mut Client, table: &str, dry_run: bool, watch: bool) -> Result<(), CommandError> {
-    let reply = post(client, "/table/rebalance", &json!({ "table_name": table, "dry_run": dry_run })).await?;
-    if dry_run {
-        print!("{}", output::objects(&output::items(reply, "moves"), &["from", "to", "slots"]));
-        return Ok(());
-    }
-    let done = match reply["already_even"] == true {
-        true => format!("the slots of {table} are spread evenly already"),
-        false => format!("the slots of {table} are spread evenly"),
-    };
-    job::conclude(client, &reply, watch, &done).await
-}
-
 async fn post(client: &mut Client, path: &str, body: &Json) -> Result<Json, CommandError> {
     parse(&call(client, &Call::post(path, body.to_string())).await?)
 }
@@ -291,32 +293,6 @@ mod tests {
                 "values": {"shard1": ["de", "fr"], "shard2": [1]}, "default": "shard3"})
         );
         assert!(<Cli as clap::Parser>::try_parse_from(["admin", "register", "t"]).is_err());
-    }
-
-    /// A table is rebalanced: what is even says so, a job is followed on request, a plan is only shown.
-    #[tokio::test]
-    async fn rebalancing() {
-        use crate::commands::test_server::{Answer, TestServer};
-
-        let server = TestServer::start(|seen| match (seen.path.as_str(), seen.body["table_name"].as_str()) {
-            ("/table/rebalance", Some("even")) => Answer::Json(200, json!({ "state": "done", "already_even": true })),
-            ("/table/rebalance", Some(_)) if seen.body["dry_run"] == true => {
-                Answer::Json(200, json!({ "moves": [{ "from": "shard1", "to": "shard2", "slots": 9 }] }))
-            }
-            ("/table/rebalance", Some("users")) => Answer::Json(202, json!({ "job": "7" })),
-            ("/job/7", _) => Answer::Json(200, json!({ "id": "7", "state": "failed", "error": "slot 3 is too large" })),
-            _ => Answer::Json(404, json!({})),
-        })
-        .await;
-        let rebalance = |table: &str, dry_run, watch| AdminArgs {
-            endpoint: Endpoint { url: server.url.clone() },
-            command: AdminCommand::Rebalance { table: table.to_owned(), dry_run, watch },
-        };
-        run_inner(rebalance("even", false, true)).await.unwrap();
-        run_inner(rebalance("users", true, false)).await.unwrap();
-        run_inner(rebalance("users", false, false)).await.unwrap();
-        let failed = run_inner(rebalance("users", false, true)).await.unwrap_err();
-        assert_eq!(failed.to_string(), "error: job 7 failed: slot 3 is too large");
     }
 
     /// Another node leads: a refusal is told as it is.

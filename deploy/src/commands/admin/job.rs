@@ -5,7 +5,7 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::Value as Json;
 
 use crate::commands::status::Job;
@@ -50,13 +50,15 @@ pub async fn follow(client: &mut Client, id: &str) -> Result<(), CommandError> {
     let request = Call::get(format!("/job/{}", percent_encode(id)));
     let mut last = String::new();
     loop {
-        let job: Job = parse(&call(client, &request).await?)?;
+        let reply: Json = parse(&call(client, &request).await?)?;
+        let amount = amount(&reply);
+        let job: Job = serde_json::from_value(reply).map_err(|error| CommandError::Failed(error.to_string()))?;
         let step = output::plain(&job.step);
         if on_terminal {
             bar.set_position(job.percent.unwrap_or(0.0).clamp(0.0, 100.0) as u64);
-            bar.set_message(step);
+            bar.set_message(format!("{step}{amount}"));
         } else {
-            let line = format!("job {id}: {} {:.0}% {step}", job.state, job.percent.unwrap_or(0.0));
+            let line = format!("job {id}: {} {:.0}% {step}{amount}", job.state, job.percent.unwrap_or(0.0));
             if line != last {
                 eprintln!("{}", line.trim_end());
                 last = line;
@@ -68,6 +70,23 @@ pub async fn follow(client: &mut Client, id: &str) -> Result<(), CommandError> {
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
+}
+
+/// Of a job that moves slots: how much has moved, how fast, and for how long it may go on.
+fn amount(job: &Json) -> String {
+    let number = |name: &str| job.get(name).and_then(Json::as_u64);
+    let Some(moved) = number("bytes_moved").filter(|_| job["state"] == "running") else { return String::new() };
+    let mut text = format!(", {}", HumanBytes(moved));
+    if let Some(left) = number("bytes_left") {
+        text += &format!(" of {}", HumanBytes(moved + left));
+    }
+    if let Some(rate) = number("bytes_per_second").filter(|rate| *rate > 0) {
+        text += &format!(", {}/s", HumanBytes(rate));
+    }
+    if let Some(seconds) = number("seconds_left") {
+        text += &format!(", {seconds} s left");
+    }
+    text
 }
 
 /// Has it ended, and how?
@@ -100,6 +119,18 @@ mod tests {
             let Some(Err(why)) = ended(&job) else { panic!("{job}") };
             assert_eq!(why.to_string(), "error: job 7 failed: disk full");
         }
+    }
+
+    /// What has moved is told with what is left, where that is known.
+    #[test]
+    fn amounts() {
+        let amount = |json: &str| amount(&serde_json::from_str(json).unwrap());
+        let known =
+            r#"{"state":"running","bytes_moved":1024,"bytes_left":3072,"bytes_per_second":512,"seconds_left":6}"#;
+        assert_eq!(amount(known), ", 1.00 KiB of 4.00 KiB, 512 B/s, 6 s left");
+        assert_eq!(amount(r#"{"state":"running","bytes_moved":0,"bytes_left":null,"bytes_per_second":0}"#), ", 0 B");
+        assert_eq!(amount(r#"{"state":"running","step":"waiting"}"#), "");
+        assert_eq!(amount(r#"{"state":"done","bytes_moved":10}"#), "");
     }
 
     /// Ids come as texts; a reply without one started no job.
