@@ -161,7 +161,7 @@ fn make_plan(seeds: Vec<Identity>) -> Result<Plan, Error> {
                 .filter(|(_, identity)| identity.groups.contains(&group))
                 .map(|(node, _)| {
                     next += 1;
-                    ReplicaInfo { node: *node, replica: ReplicaId(next) }
+                    ReplicaInfo { node: *node, replica: ReplicaId(next), votes: true }
                 })
                 .collect();
             (group, replicas)
@@ -289,13 +289,15 @@ async fn join(host: &Arc<Host>) -> Result<(), Error> {
         }
         tokio::time::sleep(PAUSE).await;
     };
+    // One that was here before comes back to what it had and was not given to others meanwhile.
+    let is_new = registry.nodes.get(&node).is_none_or(|known| known.instance == identity.instance);
     // A crash before this is noted repeats the announcement, which then finds the same instance.
     let groups: BTreeSet<GroupId> = registry
         .groups
         .iter()
         .filter(|(_, replicas)| replicas.iter().any(|replica| replica.node == node))
         .map(|(group, _)| *group)
-        .chain(identity.groups.iter().copied().filter(|group| registry.groups.contains_key(group)))
+        .chain(identity.groups.iter().copied().filter(|group| is_new && registry.groups.contains_key(group)))
         .collect();
     let kind = JobKind::Join { node, groups: groups.into_iter().collect() };
     let create = MetaCommand::CreateJob { request: RequestId::random(), kind };

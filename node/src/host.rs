@@ -26,6 +26,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::consensus::Types;
 use crate::handover::hand_over;
+use crate::jobs::heard::Heard;
 use crate::log::{GroupLog, RealDisk, Wal, WalOptions, WriterThread};
 use crate::network::Network;
 use crate::options::NodeOptions;
@@ -188,6 +189,7 @@ pub struct Host {
     stopped: watch::Sender<bool>,
     streams: Arc<Semaphore>,
     balancer: Mutex<Option<BalancerStatus>>,
+    heard: Heard,
     _writer: WriterThread,
 }
 
@@ -224,13 +226,34 @@ impl Host {
             stopped: watch::channel(false).0,
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             balancer: Mutex::default(),
+            heard: Heard::default(),
             _writer: writer.spawn()?,
             options,
         });
+        host.clear_left_over(&manifest).await?;
         for (group, replica) in manifest.replicas {
             host.start(group, replica, true).await?;
         }
         Ok(host)
+    }
+
+    /// A crash while a replica was dropped leaves its log or its folder. The next replica of that group
+    /// must not find the votes and entries of the one before.
+    async fn clear_left_over(&self, manifest: &Manifest) -> io::Result<()> {
+        for group in self.wal.groups() {
+            if !manifest.replicas.iter().any(|(known, _)| *known == group) {
+                self.wal.remove_group(group).await.map_err(io::Error::other)?;
+            }
+        }
+        let known: Vec<PathBuf> = manifest.replicas.iter().map(|(group, id)| self.group_folder(*group, *id)).collect();
+        for entry in fs::read_dir(self.folder.join("groups"))? {
+            let path = entry?.path();
+            if !known.contains(&path) {
+                tracing::info!(folder = %path.display(), "removing what a dropped replica left");
+                fs::remove_dir_all(path)?;
+            }
+        }
+        Ok(())
     }
 
     /// The settings.
@@ -246,6 +269,11 @@ impl Host {
     /// Places for reads that are answered in pieces.
     pub fn streams(&self) -> &Arc<Semaphore> {
         &self.streams
+    }
+
+    /// Which nodes were heard of.
+    pub fn heard(&self) -> &Heard {
+        &self.heard
     }
 
     /// The shared log.

@@ -6,7 +6,8 @@
 //! it, the state machine ([`state`]) applies it and answers. Reads wait for a proof of leadership that they
 //! share ([`read`]). [`host`] starts and stops replicas, [`handover`] passes leadership on, [`balance`]
 //! spreads it over the nodes, [`streams`] answers large reads in
-//! pieces, [`bootstrap`] brings a cluster into being, [`jobs`] drives long work from the leader of `meta`,
+//! pieces, [`bootstrap`] brings a cluster into being, [`members`] changes who belongs to a group, [`jobs`]
+//! drives long work from the leader of `meta`,
 //! [`api`] answers people over HTTP.
 
 pub mod api;
@@ -17,6 +18,7 @@ pub mod handover;
 pub mod host;
 pub mod jobs;
 pub mod log;
+pub mod members;
 pub mod metrics;
 pub mod network;
 pub mod options;

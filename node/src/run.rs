@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::host::Host;
 use crate::options::NodeOptions;
 use crate::server::NodeSession;
-use crate::{api, balance, bootstrap, jobs};
+use crate::{api, balance, bootstrap, jobs, members};
 
 /// How long requests under way may take when the node stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -54,6 +54,7 @@ impl Node {
             tokio::spawn(jobs::drive(Arc::clone(&host), stopped.clone())),
             tokio::spawn(balance::drive(Arc::clone(&host), stopped)),
             tokio::spawn(bootstrap::catch_up(Arc::clone(&host))),
+            tokio::spawn(members::sweep(Arc::clone(&host))),
         ];
         let answering = Arc::clone(&host);
         let handler = move |request| api::handle(Arc::clone(&answering), request);

@@ -1,6 +1,6 @@
 //! The internal port: requests of proxies, nodes and the command line, and Raft messages.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use flotilla_shared::ids::{GroupId, META, NodeId, ReplicaId};
 use flotilla_shared::moves::{MoveAnswer, MoveQuery};
 use flotilla_shared::registry::Registry;
 use flotilla_shared::rpc::{KIND_REQUEST, Reply, Session};
-use flotilla_shared::wire::{Body, Envelope, Level, MemberChange, Outcome, Request, Response, Write};
-use openraft::ChangeMembers;
-use openraft::async_runtime::WatchReceiver;
+use flotilla_shared::wire::{Body, Envelope, Level, Outcome, Request, Response, Write};
 use openraft::errors::{InitializeError, RaftError};
 use tokio::sync::mpsc;
 
 use crate::consensus::Peer;
 use crate::handover;
-use crate::host::{Host, Replica};
+use crate::host::Host;
+use crate::jobs::heard;
+use crate::members;
 use crate::network::{KIND_RAFT, RaftSession};
-use crate::propose::{MAX_REQUEST_BYTES, Proposal, propose_one, respond, write_error};
+use crate::propose::{MAX_REQUEST_BYTES, Proposal, propose_one, respond};
 use crate::read;
 use crate::state::store::block;
 use crate::streams::Streams;
@@ -139,6 +139,7 @@ pub async fn handle(host: &Arc<Host>, request: Request, timeout: Duration) -> Re
     match request {
         Request::Identify => Ok(Response::Identity(host.identity())),
         Request::Status => Ok(Response::Status(host.status())),
+        Request::Silence => heard::silence(host).map(Response::Silence),
         Request::Write { .. } => Err(Error::new(Code::Internal, "writes are queued, not handled")),
         Request::Open { .. } | Request::Pull(_) | Request::Close(_) => {
             Err(Error::new(Code::Internal, "streams belong to a connection"))
@@ -164,7 +165,10 @@ pub async fn handle(host: &Arc<Host>, request: Request, timeout: Duration) -> Re
         Request::DropReplica { group, replica } => host.drop_replica(group, replica).await.map(|()| Response::Ok),
         Request::InitGroup { group, members } => init_group(host, group, members).await.map(|()| Response::Ok),
         Request::Membership { group, change } => {
-            change_members(&*host.hosted(group)?, change).await.map(|()| Response::Ok)
+            // Who is asked must lead now: a leader of the past may hold members that never were.
+            let replica = host.hosted(group)?;
+            read::confirm(&replica, Level::Linearizable, timeout).await?;
+            members::change(&replica, &change, host.silence_limit()).await.map(Response::Members)
         }
         Request::HandOver { group, to } => {
             handover::hand_over(&*host.hosted(group)?, to, host.silence_limit()).await.map(Response::Leader)
@@ -224,42 +228,5 @@ async fn init_group(host: &Arc<Host>, group: GroupId, members: Vec<(ReplicaId, N
         // It was started before: by an earlier try, or it has heard from a leader already.
         Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
         Err(error) => Err(Error::new(Code::Conflict, error.to_string())),
-    }
-}
-
-async fn change_members(replica: &Replica, change: MemberChange) -> Result<(), Error> {
-    let raft = replica.raft();
-    let (voter, known) = {
-        let metrics = raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let members = metrics.membership_config.membership();
-        let id = match &change {
-            MemberChange::AddLearner { replica, .. }
-            | MemberChange::Promote(replica)
-            | MemberChange::Remove(replica) => replica.0,
-        };
-        (members.voter_ids().any(|voter| voter == id), members.get_node(&id).is_some())
-    };
-    let changed = match change {
-        MemberChange::AddLearner { .. } if voter => return Ok(()),
-        MemberChange::AddLearner { replica, node, addr } => {
-            raft.add_learner(replica.0, Peer { node, addr }, true).await
-        }
-        MemberChange::Promote(_) if voter => return Ok(()),
-        MemberChange::Promote(id) => {
-            raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id.0])), true).await
-        }
-        MemberChange::Remove(_) if !known => return Ok(()),
-        MemberChange::Remove(id) if voter => {
-            raft.change_membership(ChangeMembers::RemoveVoters(BTreeSet::from([id.0])), false).await
-        }
-        MemberChange::Remove(id) => {
-            raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([id.0])), false).await
-        }
-    };
-    match changed {
-        Ok(_) => Ok(()),
-        Err(RaftError::APIError(error)) => Err(write_error(&error)),
-        Err(RaftError::Fatal(error)) => Err(Error::new(Code::ShuttingDown, error.to_string())),
     }
 }

@@ -5,20 +5,22 @@
 //! Retries are safe for reads and for writes that carry a request id. What ends a call: an answer,
 //! a refusal, or the deadline; then the error says whether the outcome is known.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
+use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::{Code, Error};
 use crate::ids::{GroupId, META, NodeId};
-use crate::registry::{MetaCommand, MetaReply, Registry};
+use crate::registry::{MetaCommand, MetaReply, Registry, ReplicaInfo};
 use crate::rpc::{Pool, RpcError, encode};
-use crate::wire::{Request, Response};
+use crate::wire::{NodeStatus, Request, Response};
 
 /// First pause between tries; doubles up to [`MAX_PAUSE`]. Short, since a leader that answers "not
 /// me" names the right one.
@@ -33,6 +35,12 @@ const WATCH_WAIT: Duration = Duration::from_secs(10);
 /// How long one try may take before another replica is asked: a node that was stopped or cut off
 /// keeps its connections open and would otherwise use up the whole deadline.
 const TRY_TIMEOUT: Duration = Duration::from_millis(2500);
+
+/// How long a node may take to tell its state: one that is down shall not hold up the answer.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// Nodes that are asked for their states at once.
+const MAX_ASKED: usize = 64;
 
 /// A view of the cluster and a way to talk to it. Cheap to share.
 pub struct Cluster {
@@ -283,7 +291,8 @@ impl Cluster {
         if let Some((node, info)) = leader.and_then(|node| registry.nodes.get_key_value(&node)) {
             return (Some(*node), info.raft_addr.clone());
         }
-        let replicas = registry.replicas(group);
+        // One that does not vote never leads.
+        let replicas: Vec<&ReplicaInfo> = registry.replicas(group).iter().filter(|info| info.votes).collect();
         match replicas.get(tried % replicas.len().max(1)).and_then(|r| registry.nodes.get_key_value(&r.node)) {
             Some((node, info)) => (Some(*node), info.raft_addr.clone()),
             None => (None, self.meta_addr()),
@@ -311,6 +320,20 @@ impl Cluster {
             RpcError::Incompatible { .. } => Error::new(Code::IncompatibleVersion, error.to_string()),
             RpcError::NotSent { .. } | RpcError::NoAnswer { .. } => Error::new(Code::Unavailable, error.to_string()),
         })?
+    }
+
+    /// The state of every node that answers in time.
+    pub async fn states(&self, registry: &Registry) -> BTreeMap<NodeId, NodeStatus> {
+        let present = registry.nodes.iter().filter(|(_, info)| !info.removed);
+        let asked = present.map(|(node, info)| async move {
+            let answer = self.pool.request(&info.raft_addr, Request::Status, STATUS_TIMEOUT);
+            match tokio::time::timeout(STATUS_TIMEOUT, answer).await {
+                Ok(Ok(Ok(Response::Status(status)))) => Some((*node, status)),
+                _ => None,
+            }
+        });
+        let asked: Vec<_> = asked.collect();
+        futures::stream::iter(asked).buffer_unordered(MAX_ASKED).filter_map(std::future::ready).collect().await
     }
 
     /// The node believed to lead a group.

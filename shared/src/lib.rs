@@ -15,6 +15,7 @@ pub mod ids;
 pub mod leaders;
 pub mod lex;
 pub mod measure;
+pub mod members;
 pub mod moves;
 pub mod registry;
 pub mod rpc;

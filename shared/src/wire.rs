@@ -7,6 +7,7 @@ pub use crate::copies::{CopiedRow, CopyState, CopyWrite};
 use crate::error::Error;
 use crate::ids::{Epoch, GroupId, JobId, NodeId, PlacementId, ReplicaId, RequestId, SchemaVersion};
 use crate::leaders::BalancerStatus;
+pub use crate::members::{GroupMembers, MemberChange};
 use crate::moves::{MoveAnswer, MoveQuery, MoveReply, MoveStep};
 use crate::registry::{MetaCommand, MetaReply, Registry, SchemaObject, SlotSet};
 use crate::value::{Params, Value};
@@ -279,24 +280,6 @@ pub struct Identity {
     pub groups: Vec<GroupId>,
 }
 
-/// How a group's membership changes; one step at a time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum MemberChange {
-    /// Adds a replica that does not vote, and waits until it has caught up.
-    AddLearner {
-        /// Its raft id.
-        replica: ReplicaId,
-        /// Its node.
-        node: NodeId,
-        /// Its node's internal address.
-        addr: String,
-    },
-    /// Lets a learner vote.
-    Promote(ReplicaId),
-    /// Takes a replica out.
-    Remove(ReplicaId),
-}
-
 /// One replica's state, for `/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReplicaStatus {
@@ -413,6 +396,8 @@ pub enum Request {
     },
     /// The state of the node and its replicas.
     Status,
+    /// For how long each node has been silent; answered by the leader of `meta`.
+    Silence,
     /// The content hash of a replica's database and the index it was taken at.
     ContentHash(GroupId),
     /// A read on one group that is answered in pieces, all of one moment. Answered by the first piece;
@@ -461,6 +446,10 @@ pub enum Response {
     Registry(Option<Box<Registry>>),
     /// State.
     Status(NodeStatus),
+    /// Nodes, and for how many milliseconds each has been silent.
+    Silence(Vec<(NodeId, u64)>),
+    /// The members of a group after a change.
+    Members(GroupMembers),
     /// Applied index and content hash.
     ContentHash(u64, u64),
     /// A piece of a stream.

@@ -1,9 +1,10 @@
-//! `flotilla admin`: tables, jobs, and nodes that leave.
+//! `flotilla admin`: tables, jobs, replicas, and nodes that leave.
 //!
 //! Each subcommand is one call of the API; what starts a job is followed to its end ([`job`]).
 
 mod job;
 mod moves;
+mod replicas;
 
 use std::process::ExitCode;
 
@@ -28,7 +29,12 @@ Examples:
   flotilla admin remove-shard shard3 --watch
   flotilla admin split people --value de --to shard2
   flotilla admin transfer-leader shard1 --to 2
-  flotilla admin remove 3              move node 3's replicas away and let it leave
+  flotilla admin replicas shard1 --add 4
+  flotilla admin replicas shard1 --replace 2=4 --dry-run
+  flotilla admin replicas shard1 --add-reader 5
+  flotilla admin repair --dry-run      what would be made anew, of nodes that are dead
+  flotilla admin drain 3               move node 3's leaders and replicas to others
+  flotilla admin remove 3              take node 3's replicas away and let it leave
   flotilla admin job 7 --follow
   flotilla admin job 7 pause           resume or cancel it; what has moved stays
 
@@ -80,7 +86,18 @@ enum AdminCommand {
         #[arg(long, value_name = "NODE")]
         to: u64,
     },
-    /// Let a node leave; its replicas move to others
+    /// Add, promote, replace or remove replicas of a group
+    Replicas(replicas::ReplicasArgs),
+    /// Make the replicas of dead nodes anew on others
+    Repair(replicas::RepairArgs),
+    /// Move a node's leaders and replicas to others; it gets no new ones
+    Drain(replicas::DrainArgs),
+    /// Let a node have replicas again
+    Undrain {
+        /// The node's id
+        node: u64,
+    },
+    /// Let a node leave; its groups have one replica less then
     Remove {
         /// The node's id
         #[arg(value_name = "NODE")]
@@ -168,6 +185,10 @@ async fn run_inner(args: AdminArgs) -> Result<(), CommandError> {
             println!("node {} leads {group}", output::plain(&reply["leader"]));
             Ok(())
         }
+        AdminCommand::Replicas(args) => replicas::replicas(&mut client, &args).await,
+        AdminCommand::Repair(args) => replicas::repair(&mut client, &args).await,
+        AdminCommand::Drain(args) => replicas::drain(&mut client, &args).await,
+        AdminCommand::Undrain { node } => replicas::undrain(&mut client, node).await,
         AdminCommand::Remove { node, no_wait } => {
             let started = post(&mut client, "/remove", &json!({ "node": node })).await?;
             job::conclude(&mut client, &started, !no_wait, &format!("node {node} has left")).await

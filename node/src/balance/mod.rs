@@ -135,6 +135,8 @@ fn view(registry: &Registry, reports: &BTreeMap<NodeId, NodeStatus>) -> View {
         (*group, GroupView { leader, fit, preferred: registry.leaders.preferred.get(group).cloned() })
     });
     let zone = |node: &NodeId| registry.nodes.get(node).and_then(|info| info.zone.clone());
-    let up = reports.iter().filter(|(_, status)| !status.stopping).map(|(node, _)| (*node, zone(node)));
+    // A node that is drained is to lead nothing.
+    let fit = |node: &NodeId, status: &NodeStatus| !status.stopping && !registry.draining.contains(node);
+    let up = reports.iter().filter(|(node, status)| fit(node, status)).map(|(node, _)| (*node, zone(node)));
     View { groups: groups.collect(), up: up.collect() }
 }

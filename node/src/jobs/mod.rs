@@ -6,11 +6,16 @@
 //! the registry), so a driver that dies is followed by one that starts the steps over, and two that
 //! overlap for a moment do no harm: a job ends once, and the loser of that race is refused.
 //!
+//! Jobs that change replicas ([`membership`]) have a lane of their own: a replica that catches up for
+//! minutes holds up no schema change. They take turns there, step by step, so that one that cannot go on
+//! does not keep another from mending what it waits for.
+//!
 //! A step that cannot be taken now (a shard without a leader) is tried again until it can, with the
 //! reason shown in `GET /job/{id}`; a step that is refused ends the job as failed, undone.
 
 mod check;
 mod copy;
+pub mod heard;
 mod membership;
 mod pause;
 mod rebalance;
@@ -23,10 +28,10 @@ use std::time::Duration;
 
 use flotilla_shared::client::{Cluster, unexpected};
 use flotilla_shared::error::{Class, Code, Error};
-use flotilla_shared::ids::{GroupId, META};
+use flotilla_shared::ids::{GroupId, JobId, META};
 use flotilla_shared::moves::{MoveAnswer, MoveQuery, MoveReply, MoveStep};
-use flotilla_shared::registry::{Effect, Job, JobKind, JobState, MetaCommand, Registry, ReplicaInfo};
-use flotilla_shared::wire::{Request, Response, ShardCommand, ShardReply, StatementResult};
+use flotilla_shared::registry::{Effect, Job, JobKind, JobState, MetaCommand, NodeInfo, Registry, ReplicaInfo, Sight};
+use flotilla_shared::wire::{GroupMembers, MemberChange, Request, Response, ShardCommand, ShardReply, StatementResult};
 use rebalance::Attempt;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -45,38 +50,53 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Drives jobs whenever this node leads `meta`, until `stop`.
 pub async fn drive(host: Arc<Host>, mut stop: watch::Receiver<bool>) {
-    let work = async {
+    let members = async {
+        let mut last = JobId(0);
+        loop {
+            if let Some(job) = lead(&host, |registry| next_member_job(registry, last)).await {
+                last = job.id;
+                change_members(&host, &job).await;
+            }
+        }
+    };
+    let others = async {
         let (mut moved, mut ahead) = (false, false);
         let mut memory = rebalance::Memory::default();
         loop {
-            match host.replica(META).filter(|replica| replica.leads()) {
-                Some(replica) => {
-                    let mut registry = replica.state().registry();
-                    let next = next_job(&registry.borrow_and_update(), moved, ahead).cloned();
-                    match next {
-                        Some(job) => {
-                            moved = job.progress.is_some();
-                            ahead = run(&host, &mut memory, job).await;
-                        }
-                        // A new job or the loss of leadership; the latter is only looked for.
-                        None => drop(tokio::time::timeout(LOOK * 10, registry.changed()).await),
-                    }
-                }
-                None => tokio::time::sleep(LOOK).await,
+            if let Some(job) = lead(&host, |registry| next_job(registry, moved, ahead)).await {
+                moved = job.progress.is_some();
+                ahead = run(&host, &mut memory, job).await;
             }
         }
     };
     tokio::select! {
-        () = work => (),
+        () = members => (),
+        () = others => (),
+        () = heard::listen(&host) => (),
         _ = stop.wait_for(|stop| *stop) => (),
     }
+}
+
+/// The next job, if this node leads `meta` and there is one; else waits a while for either.
+async fn lead(host: &Host, next: impl Fn(&Registry) -> Option<&Job>) -> Option<Job> {
+    let Some(replica) = host.replica(META).filter(|replica| replica.leads()) else {
+        tokio::time::sleep(LOOK).await;
+        return None;
+    };
+    let mut registry = replica.state().registry();
+    let job = next(&registry.borrow_and_update()).cloned();
+    if job.is_none() {
+        // A new job or the loss of leadership; the latter is only looked for.
+        drop(tokio::time::timeout(LOOK * 10, registry.changed()).await);
+    }
+    job
 }
 
 /// The job to go on with. A move that is under way is finished first, because writers wait for it, unless
 /// it is known that they do not yet; then those that move slots take turns with all others, which keep
 /// their order.
 fn next_job(registry: &Registry, moved: bool, ahead: bool) -> Option<&Job> {
-    let due = || registry.jobs.values().filter(|job| is_due(job));
+    let due = || registry.jobs.values().filter(|job| is_due(job) && job.members.is_none());
     let under_way = due().find(|job| job.progress.as_ref().is_some_and(|progress| progress.is_under_way()));
     let mover = due().find(|job| job.progress.is_some());
     let other = due().find(|job| job.progress.is_none());
@@ -84,8 +104,24 @@ fn next_job(registry: &Registry, moved: bool, ahead: bool) -> Option<&Job> {
     under_way.filter(|_| !ahead).or(turns)
 }
 
+/// The one after `last` of the jobs that change replicas, in turn.
+fn next_member_job(registry: &Registry, last: JobId) -> Option<&Job> {
+    let due = || registry.jobs.values().filter(|job| is_due(job) && job.members.is_some());
+    due().find(|job| job.id > last).or_else(|| due().next())
+}
+
 fn is_due(job: &Job) -> bool {
     job.state == JobState::Running
+}
+
+/// One step of a job that changes replicas.
+async fn change_members(host: &Arc<Host>, job: &Job) {
+    let driver = Driver { cluster: host.cluster(), job };
+    if let Err(error) = membership::attempt(&driver, job.id).await {
+        tracing::debug!(job = %job.id, %error, "a job's step is tried again");
+        driver.note(&job.step, job.percent, Some(error)).await;
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// One attempt at one job; tells whether it left a move behind for which nobody waits.
@@ -120,13 +156,14 @@ async fn run(host: &Arc<Host>, memory: &mut rebalance::Memory, job: Job) -> bool
                 register::add_to_shard(&driver, &registry, table, *shard).await.map(Done::from)
             }
             JobKind::Write(write) => write::run(&driver, &registry, write).await,
-            JobKind::Join { node, groups } => membership::join(&driver, &registry, *node, groups).await.map(Done::from),
-            JobKind::CreateShard { nodes } => membership::create_shard(&driver, &registry, nodes).await.map(Done::from),
-            JobKind::Remove { node } => membership::remove(&driver, &registry, *node).await.map(Done::from),
             JobKind::Rebalance { .. }
             | JobKind::Give { .. }
             | JobKind::RemoveFromShard { .. }
-            | JobKind::RemoveShard { .. } => Err(Error::new(Code::Internal, "this job is done in many attempts")),
+            | JobKind::RemoveShard { .. }
+            | JobKind::Join { .. }
+            | JobKind::CreateShard { .. }
+            | JobKind::Remove { .. }
+            | JobKind::Replicas { .. } => Err(Error::new(Code::Internal, "this job is done in many attempts")),
         },
         Err(error) => Err(error),
     };
@@ -213,6 +250,44 @@ impl rebalance::Ground for Driver<'_> {
             Response::Moves(answer) => Ok(answer),
             other => Err(unexpected(&other)),
         }
+    }
+}
+
+impl membership::Ground for Driver<'_> {
+    async fn registry(&self) -> Result<Arc<Registry>, Error> {
+        self.cluster.refresh(self.deadline()).await
+    }
+
+    async fn meta(&self, command: MetaCommand) -> Result<(), Error> {
+        self.cluster.meta(command, self.deadline()).await.map(drop)
+    }
+
+    async fn sight(&self, registry: &Registry) -> Sight {
+        let states = self.cluster.states(registry).await;
+        Sight::of(registry, states.iter().map(|(node, state)| (*node, state)))
+    }
+
+    async fn node(&self, info: &NodeInfo, request: Request) -> Result<(), Error> {
+        Driver::node(self, &info.raft_addr, request).await.map(drop)
+    }
+
+    async fn change(&self, group: GroupId, change: MemberChange) -> Result<GroupMembers, Error> {
+        match self.cluster.call(group, Request::Membership { group, change }, self.deadline()).await? {
+            Response::Members(members) => Ok(members),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn hand_over(&self, group: GroupId) -> Result<(), Error> {
+        self.cluster.call(group, Request::HandOver { group, to: None }, self.deadline()).await.map(drop)
+    }
+
+    fn now_us(&self) -> i64 {
+        crate::propose::now_us()
+    }
+
+    async fn pause(&self) {
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -2,26 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::http::{self, HttpRequest, HttpResponse};
 use flotilla_shared::ids::{GroupId, JobId, NodeId};
-use flotilla_shared::registry::{Job, JobKind, Registry};
-use flotilla_shared::wire::{NodeStatus, ReplicaStatus, Request, Response};
-use futures::StreamExt;
+use flotilla_shared::registry::{Job, JobKind, Registry, ReplicaInfo};
+use flotilla_shared::wire::{NodeStatus, ReplicaStatus};
 use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
 use super::leaders::{preferred_zone, set_preferred};
 use super::params::{Fields, bad};
 use super::placements::table_json;
+use super::replicas::look;
 use crate::Proxy;
 use crate::execute::Options;
-use crate::execute::send::MAX_FAN_OUT;
 
-/// How long a node may take to tell its state: one that is down shall not hold up the answer.
-const STATUS_TIMEOUT: Duration = Duration::from_millis(800);
+/// Replicas of a new shard, unless the caller says otherwise: one node's failure must not stop it.
+const REPLICAS: u32 = 3;
+
+/// Most replicas that a shard is made with: a write goes to all of them.
+const MAX_REPLICAS: u64 = 9;
 
 /// All shards with their replicas.
 pub async fn shards(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
@@ -39,7 +40,7 @@ pub async fn shards(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse
                 "id": shard,
                 "leader": proxy.cluster.leader(shard),
                 "preferred_zone": registry.leaders.preferred.get(&shard),
-                "replicas": registry.replicas(shard).iter().map(|r| json!({"node": r.node, "replica": r.replica})).collect::<Vec<_>>(),
+                "replicas": registry.replicas(shard).iter().map(ReplicaInfo::to_json).collect::<Vec<_>>(),
                 "tables": tables,
             })
         })
@@ -50,7 +51,7 @@ pub async fn shards(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse
 /// All nodes.
 pub async fn nodes(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
     let registry = proxy.registry(Fields::new(request, None).deadline(proxy)?).await?;
-    let states = ask_all(proxy, &registry).await;
+    let states = proxy.cluster.states(&registry).await;
     Ok(http::json(200, &json!({ "nodes": nodes_json(&registry, &states) })))
 }
 
@@ -105,14 +106,33 @@ pub async fn create_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<Htt
     let Options { id, deadline, .. } = Fields::new(&request, Some(&body)).options(proxy, false)?;
     let nodes = listed::<NodeId>(&body, "nodes", |json| json.as_u64().map(NodeId))?;
     let zone = preferred_zone(&body)?.flatten();
+    if let Some(twice) = nodes.iter().find(|node| nodes.iter().filter(|other| other == node).count() > 1) {
+        return Err(bad(format!("`nodes` names node {twice} twice")));
+    }
+    let replicas = match body.get("replicas") {
+        None | Some(Json::Null) => REPLICAS,
+        Some(_) if !nodes.is_empty() => return Err(bad("`nodes` says already how many `replicas` there are to be")),
+        Some(count) => count
+            .as_u64()
+            .filter(|count| (1..=MAX_REPLICAS).contains(count))
+            .ok_or_else(|| bad(format!("`replicas` is a number from 1 to {MAX_REPLICAS}")))?
+            as u32,
+    };
     let registry = known_nodes(proxy, &nodes, deadline).await?;
-    let shard = registry.next_shard();
-    let job = proxy.start(id, JobKind::CreateShard { nodes }, deadline).await?;
+    nodes.iter().try_for_each(|node| registry.check_takes(*node))?;
+    let takers = registry.takers(&look(proxy, &registry).await);
+    if nodes.is_empty() && body.get("replicas").is_some() && takers.len() < replicas as usize {
+        let message = format!("{} nodes can take a replica, not {replicas}", takers.len());
+        return Err(Error::new(Code::Conflict, message).hint("ask for fewer, or let more nodes join"));
+    }
+    let job = proxy.start(id, JobKind::CreateShard { nodes, replicas }, deadline).await?;
     proxy.finish(job, deadline).await?;
-    if zone.is_some() {
+    let registry = proxy.refreshed(deadline).await?;
+    let made = registry.jobs.get(&job).and_then(|job| Some(job.members.as_ref()?.founding.as_ref()?.group));
+    if let (Some(shard), true) = (made, zone.is_some()) {
         set_preferred(proxy, shard, zone, deadline).await?;
     }
-    Ok(http::json(200, &json!({ "job": job.to_string(), "shard": shard.to_string() })))
+    Ok(http::json(200, &json!({ "job": job.to_string(), "shard": made })))
 }
 
 /// Gives a node replicas of more groups.
@@ -132,7 +152,7 @@ pub async fn join(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpRespons
     Ok(http::json(202, &json!({ "job": job.to_string() })))
 }
 
-fn listed<T>(body: &Json, name: &str, read: impl Fn(&Json) -> Option<T>) -> Result<Vec<T>, Error> {
+pub(super) fn listed<T>(body: &Json, name: &str, read: impl Fn(&Json) -> Option<T>) -> Result<Vec<T>, Error> {
     match body.get(name) {
         None | Some(Json::Null) => Ok(vec![]),
         Some(Json::Array(list)) => {
@@ -143,7 +163,7 @@ fn listed<T>(body: &Json, name: &str, read: impl Fn(&Json) -> Option<T>) -> Resu
 }
 
 /// The registry, if all these nodes are in it.
-async fn known_nodes(proxy: &Proxy, nodes: &[NodeId], deadline: Instant) -> Result<Arc<Registry>, Error> {
+pub(super) async fn known_nodes(proxy: &Proxy, nodes: &[NodeId], deadline: Instant) -> Result<Arc<Registry>, Error> {
     proxy.registry(deadline).await?;
     let registry = proxy.refreshed(deadline).await?;
     match nodes.iter().find(|node| registry.nodes.get(node).is_none_or(|info| info.removed)) {
@@ -157,7 +177,7 @@ async fn known_nodes(proxy: &Proxy, nodes: &[NodeId], deadline: Instant) -> Resu
 /// The whole cluster at a glance.
 pub async fn status(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
     let registry = proxy.registry(Fields::new(request, None).deadline(proxy)?).await?;
-    let states = ask_all(proxy, &registry).await;
+    let states = proxy.cluster.states(&registry).await;
     let groups: Vec<Json> = registry.groups.keys().map(|group| group_json(&registry, *group, &states)).collect();
     let tables: Vec<Json> = registry
         .tables
@@ -183,20 +203,6 @@ pub async fn status(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse
     ))
 }
 
-/// The state of every node that answers in time.
-async fn ask_all(proxy: &Proxy, registry: &Registry) -> BTreeMap<NodeId, NodeStatus> {
-    let present = registry.nodes.iter().filter(|(_, info)| !info.removed);
-    let asked = present.map(|(node, info)| async move {
-        let answer = proxy.cluster.pool().request(&info.raft_addr, Request::Status, STATUS_TIMEOUT);
-        match tokio::time::timeout(STATUS_TIMEOUT, answer).await {
-            Ok(Ok(Ok(Response::Status(status)))) => Some((*node, status)),
-            _ => None,
-        }
-    });
-    let asked: Vec<_> = asked.collect();
-    futures::stream::iter(asked).buffer_unordered(MAX_FAN_OUT).filter_map(std::future::ready).collect().await
-}
-
 /// What the balancer says; when it is not heard, only whether it shall run.
 fn balancer_json(registry: &Registry, states: &BTreeMap<NodeId, NodeStatus>) -> Json {
     match states.values().find_map(|status| status.balancer.as_ref()) {
@@ -213,7 +219,16 @@ fn nodes_json(registry: &Registry, states: &BTreeMap<NodeId, NodeStatus>) -> Vec
             (false, false) => "down",
         };
         let leads = states.get(node).map(|status| status.replicas.iter().filter(|r| r.role == "leader").count());
-        json!({ "id": node, "raft_addr": info.raft_addr, "http_addr": info.http_addr, "zone": info.zone, "state": state, "leads": leads })
+        json!({
+            "id": node,
+            "raft_addr": info.raft_addr,
+            "http_addr": info.http_addr,
+            "zone": info.zone,
+            "state": state,
+            "draining": registry.draining.contains(node),
+            "replicas": registry.replicas_on(*node).count(),
+            "leads": leads,
+        })
     });
     nodes.collect()
 }
@@ -235,13 +250,16 @@ fn group_json(registry: &Registry, group: GroupId, states: &BTreeMap<NodeId, Nod
                 Some((node, replica)) => json!({
                     "node": node,
                     "replica": replica.replica,
-                    "role": replica.role,
+                    "votes": member.votes,
+                    "role": if replica.role == "learner" { "reader" } else { replica.role.as_str() },
                     "last_log": replica.last_log,
                     "committed": replica.committed,
                     "applied": replica.applied,
                     "lag": committed.saturating_sub(replica.applied),
                 }),
-                None => json!({ "node": member.node, "replica": member.replica, "role": "unknown" }),
+                None => {
+                    json!({ "node": member.node, "replica": member.replica, "votes": member.votes, "role": "unknown" })
+                }
             }
         })
         .collect();

@@ -2,7 +2,7 @@
 //!
 //! [`sql`] runs statements, [`explain`] shows their plans, [`kv`] keeps values by key, [`tables`]
 //! registers and shows tables, [`cluster`] shows and changes
-//! nodes, shards and jobs, [`leaders`] says who leads, [`health`] answers machines, and [`params`] reads what they have in
+//! nodes, shards and jobs, [`replicas`] says which nodes hold them, [`repair`] makes those of dead nodes anew, [`leaders`] says who leads, [`health`] answers machines, and [`params`] reads what they have in
 //! common. Input: an [`HttpRequest`] with its body read. Output: JSON, or an error with the status
 //! that its code maps to. Refused here: unknown paths, wrong methods, and requests beyond
 //! [`MAX_REQUESTS_IN_WORK`](crate::MAX_REQUESTS_IN_WORK).
@@ -15,6 +15,8 @@ pub mod leaders;
 pub mod params;
 mod placements;
 pub mod rebalance;
+mod repair;
+pub mod replicas;
 pub mod sql;
 pub mod stream;
 pub mod tables;
@@ -60,6 +62,10 @@ enum Call {
     Metrics,
     Join,
     Remove,
+    Replicas,
+    Drain,
+    Repair,
+    Undrain,
     Explain,
     KeyValue,
 }
@@ -86,6 +92,7 @@ fn call(path: &str) -> Option<(Call, &'static str, &'static str)> {
         "/leaders" => (Call::Balance, "/leaders", "POST"),
         "/join" => (Call::Join, "/join", "POST"),
         "/remove" => (Call::Remove, "/remove", "POST"),
+        "/repair" => (Call::Repair, "/repair", "POST"),
         "/explain" => (Call::Explain, "/explain", "GET, POST"),
         "/kv" => (Call::KeyValue, "/kv", "GET"),
         _ if path.starts_with("/shard/") && path.ends_with("/leader") => (Call::HandOver, "/shard/{id}/leader", "POST"),
@@ -93,6 +100,11 @@ fn call(path: &str) -> Option<(Call, &'static str, &'static str)> {
         _ if path.starts_with("/shard/") && path.ends_with("/remove") => {
             (Call::RemoveShard, "/shard/{id}/remove", "POST")
         }
+        _ if path.starts_with("/shard/") && path.ends_with("/replicas") => {
+            (Call::Replicas, "/shard/{id}/replicas", "POST")
+        }
+        _ if path.starts_with("/node/") && path.ends_with("/drain") => (Call::Drain, "/node/{id}/drain", "POST"),
+        _ if path.starts_with("/node/") && path.ends_with("/undrain") => (Call::Undrain, "/node/{id}/undrain", "POST"),
         _ if path.starts_with("/table/") => (Call::Table, "/table/{name}", "GET"),
         _ if path.starts_with("/job/") && path[5..].contains('/') => (Call::JobWish, "/job/{id}/{wish}", "POST"),
         _ if path.starts_with("/job/") => (Call::Job, "/job/{id}", "GET"),
@@ -162,6 +174,10 @@ async fn dispatch(proxy: &Proxy, call: Call, methods: &'static str, request: Htt
         Call::Job => cluster::job(proxy, &request).await,
         Call::Status => cluster::status(proxy, &request).await,
         Call::Remove => cluster::remove(proxy, request).await,
+        Call::Replicas => replicas::change(proxy, request).await,
+        Call::Repair => repair::repair(proxy, request).await,
+        Call::Drain => replicas::drain(proxy, request).await,
+        Call::Undrain => replicas::undrain(proxy, request).await,
         Call::Explain => explain::explain(proxy, request).await,
         Call::KeyValue => kv::run(proxy, request).await,
         Call::Health | Call::Ready | Call::Metrics => {

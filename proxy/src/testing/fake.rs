@@ -72,7 +72,8 @@ impl FakeNode {
             zone: None,
             removed: false,
         };
-        let replica = |group| ReplicaInfo { node: NodeId(1), replica: flotilla_shared::ids::ReplicaId(group + 1) };
+        let replica =
+            |group| ReplicaInfo { node: NodeId(1), replica: flotilla_shared::ids::ReplicaId(group + 1), votes: true };
         let groups = (0..=shards).map(|group| (GroupId(group), vec![replica(u64::from(group))])).collect();
         registry.apply(0, MetaCommand::Bootstrap { cluster: 9, nodes: vec![(NodeId(1), info)], groups }).unwrap();
         let shard =

@@ -57,9 +57,10 @@ pub fn registry(shards: u32, ddl: &str, sharded: &[(&str, &[&str], u32)]) -> Arc
         },
     );
     for group in 0..=shards {
-        registry
-            .groups
-            .insert(GroupId(group), vec![ReplicaInfo { node: NodeId(1), replica: ReplicaId(u64::from(group) + 1) }]);
+        registry.groups.insert(
+            GroupId(group),
+            vec![ReplicaInfo { node: NodeId(1), replica: ReplicaId(u64::from(group) + 1), votes: true }],
+        );
     }
     registry.placements.insert(
         HOME,

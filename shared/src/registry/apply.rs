@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Counters, FINISHED_JOBS_KEPT, FINISHED_WRITES_KEPT, Function, HOME, HOME_SHARD, Job, JobKind, JobState, LeaderRule,
-    MAX_WAITING_WRITE_BYTES, MAX_WAITING_WRITES, MoveChange, NodeInfo, Placement, ReferenceWrite, Registry,
-    ReplicaInfo, SchemaObject, SlotSet, Table,
+    MAX_WAITING_WRITE_BYTES, MAX_WAITING_WRITES, MemberStep, MoveChange, NodeInfo, Placement, ReferenceWrite, Registry,
+    ReplicaGoal, ReplicaInfo, SchemaObject, SlotSet, Table,
 };
 use crate::error::{Code, Error};
 use crate::ids::{Epoch, GroupId, JobId, NodeId, PlacementId, ReplicaId, RequestId, SchemaVersion};
@@ -68,6 +68,25 @@ pub enum MetaCommand {
         /// The change.
         change: MoveChange,
     },
+    /// What a job that changes replicas records.
+    Members {
+        /// The job.
+        job: JobId,
+        /// The change.
+        step: MemberStep,
+    },
+    /// A node has dropped a replica that was taken out.
+    Dropped {
+        /// The group.
+        group: GroupId,
+        /// Its raft id.
+        replica: ReplicaId,
+    },
+    /// A node may have new replicas again; a job that drains it is cancelled.
+    Undrain {
+        /// The node.
+        node: NodeId,
+    },
     /// Reserves a placement id for a job; the same job gets the same.
     ReservePlacement {
         /// The job.
@@ -81,15 +100,6 @@ pub enum MetaCommand {
         count: u32,
         /// The smallest that may be handed out.
         at_least: i64,
-    },
-    /// Hands out a replica id for a node's replica of a group that it does not have yet.
-    ReserveReplica,
-    /// Sets a group's replicas, after the group itself agreed.
-    SetReplicas {
-        /// The group.
-        group: GroupId,
-        /// Its replicas.
-        replicas: Vec<ReplicaInfo>,
     },
     /// Changes who shall lead.
     Leaders(LeaderRule),
@@ -156,8 +166,6 @@ pub enum MetaReply {
     Placement(PlacementId),
     /// First of the keys handed out.
     Keys(i64),
-    /// A replica id.
-    Replica(ReplicaId),
 }
 
 impl Registry {
@@ -181,15 +189,30 @@ impl Registry {
                 (job.step, job.percent, job.error) = (step, percent, error);
                 Ok(MetaReply::Ok)
             }
-            MetaCommand::EndJob { job, state, error, effects, results } => {
+            MetaCommand::EndJob { job: job_id, state, error, effects, results } => {
                 if !effects.is_empty() && self.leave_under_way().is_some() {
                     // What it found out about a shard may be over.
                     return Err(Error::new(Code::Unavailable, "a table is being taken off a shard"));
                 }
-                let job = self.running_job(job)?;
+                let job = self.running_job(job_id)?;
                 if job.progress.as_ref().is_some_and(|progress| progress.is_under_way()) {
                     return Err(Error::new(Code::Conflict, format!("a move of job {} is under way", job.id)));
                 }
+                if let Some(exchange) = job.members.as_ref().and_then(|members| members.exchange.as_ref()) {
+                    return Err(Error::new(Code::Conflict, format!("exchange {} is under way", exchange.id)));
+                }
+                let founding = job.members.as_ref().and_then(|members| members.founding.as_ref()).map(|f| f.group);
+                // A node that is no longer drained may have replicas again.
+                let undrained = match &job.kind {
+                    JobKind::Replicas { goal: ReplicaGoal::Drain { node }, .. } if state != JobState::Done => {
+                        Some(*node)
+                    }
+                    _ => None,
+                };
+                if let Some(group) = founding.filter(|group| !self.groups.contains_key(group)) {
+                    return Err(Error::new(Code::Conflict, format!("{group} is being made")));
+                }
+                let job = self.running_job(job_id)?;
                 (job.state, job.error, job.ended_us, job.results) = (state, error, at_us, results);
                 if let JobKind::Write(write) = &mut job.kind {
                     write.statements.clear();
@@ -200,10 +223,24 @@ impl Registry {
                 for effect in effects {
                     self.take_effect(effect);
                 }
+                if let Some(node) = undrained {
+                    self.draining.remove(&node);
+                }
                 self.forget_old_jobs();
                 Ok(MetaReply::Ok)
             }
+            MetaCommand::Move { job, change: MoveChange::Wish(wish) }
+                if self.jobs.get(&job).is_some_and(|job| job.members.is_some()) =>
+            {
+                self.change_members(at_us, job, MemberStep::Wish(wish))
+            }
             MetaCommand::Move { job, change } => self.change_move(at_us, job, change),
+            MetaCommand::Members { job, step } => self.change_members(at_us, job, step),
+            MetaCommand::Dropped { group, replica } => {
+                self.left.retain(|(of, info)| (*of, info.replica) != (group, replica));
+                Ok(MetaReply::Ok)
+            }
+            MetaCommand::Undrain { node } => self.undrain(node),
             MetaCommand::ReservePlacement { job } => {
                 let next = PlacementId(self.counters.placement + 1);
                 let reserved = *self.running_job(job)?.placement.get_or_insert(next);
@@ -211,18 +248,7 @@ impl Registry {
                 Ok(MetaReply::Placement(reserved))
             }
             MetaCommand::ReserveKeys { table, count, at_least } => self.reserve_keys(&table, count, at_least),
-            MetaCommand::ReserveReplica => {
-                self.counters.replica += 1;
-                Ok(MetaReply::Replica(ReplicaId(self.counters.replica)))
-            }
             MetaCommand::Leaders(rule) => self.change_leaders(rule),
-            MetaCommand::SetReplicas { group, replicas } => {
-                if self.is_gone(group) {
-                    return Err(Error::new(Code::NoSuchObject, format!("{group} was taken out of the cluster")));
-                }
-                self.groups.insert(group, replicas);
-                Ok(MetaReply::Ok)
-            }
         }
     }
 
@@ -284,7 +310,7 @@ impl Registry {
         }
         self.counters.job += 1;
         let id = JobId(self.counters.job);
-        let progress = self.new_progress(at_us, &kind);
+        let (progress, members) = (self.new_progress(at_us, &kind), self.new_members(&kind));
         let job = Job {
             id,
             request,
@@ -298,6 +324,7 @@ impl Registry {
             placement: None,
             results: vec![],
             progress,
+            members,
         };
         self.jobs.insert(id, job);
         Ok(MetaReply::Job(id))
@@ -385,9 +412,12 @@ impl Registry {
                 }
             }
             Effect::NodeRemoved(node) => {
-                if let Some(node) = self.nodes.get_mut(&node) {
-                    node.removed = true;
+                if let Some(info) = self.nodes.get_mut(&node) {
+                    info.removed = true;
                 }
+                // A node that has left drops all that it hosts.
+                self.left.retain(|(_, info)| info.node != node);
+                self.draining.remove(&node);
             }
         }
     }

@@ -3,11 +3,12 @@
 //! A job is a [`JobKind`] (what to do, complete enough for any leader to go on) and a state. Every
 //! step is idempotent on its target, so a new leader simply starts the steps over. Jobs run one at
 //! a time, in order of their ids; that is what makes two schema changes well ordered. Only those that
-//! move slots take turns with the others, move by move.
+//! move slots take turns with the others, move by move. Jobs that change replicas run beside all of
+//! these, taking turns among themselves.
 
 use serde::{Deserialize, Serialize};
 
-use super::{MoveOptions, Progress, SlotSet};
+use super::{Members, MoveOptions, Progress, ReplicaGoal, SlotSet};
 use crate::error::Error;
 use crate::ids::{GroupId, JobId, NodeId, PlacementId, RequestId, SchemaVersion};
 use crate::value::Value;
@@ -120,6 +121,15 @@ pub enum JobKind {
     CreateShard {
         /// Nodes that shall hold its replicas; empty: those that hold the fewest.
         nodes: Vec<NodeId>,
+        /// How many replicas, if no nodes are given.
+        replicas: u32,
+    },
+    /// Makes, moves, promotes or takes away replicas.
+    Replicas {
+        /// What is wanted.
+        goal: ReplicaGoal,
+        /// How long a new replica may come no closer to its group.
+        patience_ms: u64,
     },
     /// Spreads the slots of a table's placement evenly over its shards.
     Rebalance {
@@ -205,6 +215,9 @@ impl JobKind {
             Self::Write(_) => "write",
             Self::Join { .. } => "join",
             Self::CreateShard { .. } => "create_shard",
+            Self::Replicas { goal: ReplicaGoal::Group { .. }, .. } => "replicas",
+            Self::Replicas { goal: ReplicaGoal::Repair { .. }, .. } => "repair",
+            Self::Replicas { goal: ReplicaGoal::Drain { .. }, .. } => "drain",
             Self::Rebalance { .. } => "rebalance",
             Self::Give { .. } => "give",
             Self::RemoveFromShard { .. } => "remove_from_shard",
@@ -241,6 +254,8 @@ pub struct Job {
     pub results: Vec<StatementResult>,
     /// Of a job that moves slots: how far it is.
     pub progress: Option<Box<Progress>>,
+    /// Of a job that changes replicas: how far it is.
+    pub members: Option<Box<Members>>,
 }
 
 impl Job {
@@ -260,6 +275,7 @@ impl Job {
             "error": self.error.as_ref().map(|error| error.to_json()["error"].clone()),
         });
         let more = self.progress.as_ref().map(|progress| progress.to_json(self));
+        let more = more.or(self.members.as_ref().map(|members| members.to_json()));
         if let (Some(serde_json::Value::Object(more)), Some(json)) = (more, json.as_object_mut()) {
             json.extend(more);
         }

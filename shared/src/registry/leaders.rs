@@ -76,13 +76,13 @@ impl Registry {
 
     /// Up to `count` nodes for new replicas of one group, beside those on `taken`: from the zones that
     /// hold the fewest of them, then the nodes with the fewest replicas, then the lowest ids. Nodes
-    /// without a zone count as one zone, so without zones only the load decides.
-    pub fn nodes_for_replicas(&self, taken: &[NodeId], count: usize) -> Vec<NodeId> {
-        let load = |node: NodeId| self.groups.values().flatten().filter(|replica| replica.node == node).count();
+    /// without a zone count as one zone, so without zones only the load decides. `fits` says who may.
+    pub fn nodes_for_replicas(&self, taken: &[NodeId], count: usize, fits: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+        let load = |node: NodeId| self.load(node);
         let mut chosen: Vec<NodeId> = taken.to_vec();
         while chosen.len() < taken.len() + count {
             let in_zone = |zone| chosen.iter().filter(|node| self.zone_of(**node) == zone).count();
-            let free = self.nodes.iter().filter(|(node, info)| !info.removed && !chosen.contains(node));
+            let free = self.nodes.iter().filter(|(node, info)| !info.removed && !chosen.contains(node) && fits(**node));
             let best = free.min_by_key(|(node, info)| (in_zone(info.zone.as_deref()), load(**node), **node));
             let Some((node, _)) = best else { break };
             chosen.push(*node);
@@ -106,8 +106,10 @@ mod tests {
             zone: zone.map(str::to_owned),
             removed: false,
         };
-        let replicas =
-            first.iter().map(|node| ReplicaInfo { node: NodeId(*node), replica: ReplicaId(*node) }).collect();
+        let replicas = first
+            .iter()
+            .map(|node| ReplicaInfo { node: NodeId(*node), replica: ReplicaId(*node), votes: true })
+            .collect();
         Registry {
             nodes: zones.iter().enumerate().map(|(at, zone)| (NodeId(at as u64 + 1), info(zone))).collect(),
             groups: [(GroupId(1), replicas)].into(),
@@ -117,7 +119,7 @@ mod tests {
 
     fn chosen(registry: &Registry, taken: &[u64], count: usize) -> Vec<u64> {
         let taken: Vec<NodeId> = taken.iter().copied().map(NodeId).collect();
-        registry.nodes_for_replicas(&taken, count).into_iter().map(|node| node.0).collect()
+        registry.nodes_for_replicas(&taken, count, |_| true).into_iter().map(|node| node.0).collect()
     }
 
     /// New replicas go to as many zones as there are, then to the nodes with the fewest replicas.

@@ -11,12 +11,13 @@ mod function;
 mod goal;
 mod job;
 mod leaders;
+mod members;
 mod placement;
 mod rebalance;
 mod table;
 mod ties;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,10 @@ pub use balance::{
 pub use function::{Function, MAX_POINTS, MAX_POINTS_BYTES};
 pub use job::{Job, JobKind, JobState, ReferenceWrite, Registration, Spread};
 pub use leaders::{LeaderRule, LeaderRules, MAX_ZONE_CHARS, check_zone};
+pub use members::{
+    Exchange, Founding, MAX_SILENCE_MS, MemberStep, Members, PATIENCE_MS, Planned, Quorum, ReplicaChange, ReplicaGoal,
+    Sight,
+};
 pub use placement::{Placement, SlotRange, SlotSet};
 pub use rebalance::{Leave, Left, Mark, Move, MoveChange, Progress, Transfer, Wish};
 pub use table::{Column, SchemaObject, Table};
@@ -93,6 +98,15 @@ pub struct ReplicaInfo {
     pub node: NodeId,
     /// Its raft id.
     pub replica: ReplicaId,
+    /// It votes; one that does not is a *reader*: it follows and serves reads.
+    pub votes: bool,
+}
+
+impl ReplicaInfo {
+    /// The JSON form of `GET /shard`.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({ "node": self.node, "replica": self.replica, "votes": self.votes })
+    }
 }
 
 /// Tables, shards, placements, nodes and jobs.
@@ -108,6 +122,10 @@ pub struct Registry {
     pub nodes: BTreeMap<NodeId, NodeInfo>,
     /// All groups with their replicas.
     pub groups: BTreeMap<GroupId, Vec<ReplicaInfo>>,
+    /// Nodes that get no new replicas, because somebody drains them.
+    pub draining: BTreeSet<NodeId>,
+    /// Replicas that were taken out and that their nodes have not dropped yet.
+    pub left: Vec<(GroupId, ReplicaInfo)>,
     /// All placements.
     pub placements: BTreeMap<PlacementId, Placement>,
     /// Tables by lower-case name.
@@ -142,6 +160,8 @@ pub struct Counters {
     pub generation: u64,
     /// Highest group that was taken out.
     pub group: u32,
+    /// Last exchange of replicas.
+    pub exchange: u64,
 }
 
 impl Registry {

@@ -158,12 +158,14 @@ impl Cluster {
         Member { id, process: Process::new(format!("node {id}"), args, log), http, raft, data, relay }
     }
 
-    /// Adds a node that joins through node 1 and asks for these groups, and starts it.
+    /// Adds a node that joins through node 1 and asks for these groups, perhaps none, and starts it.
     pub fn join(&mut self, groups: &str) -> usize {
         let index = self.nodes.len();
         let mut member = self.member(index, &Layout { relays: false, ..self.layout.clone() });
         member.process.args_mut().extend(flag("--join", &self.nodes[0].raft));
-        member.process.args_mut().extend(flag("--groups", groups));
+        if !groups.is_empty() {
+            member.process.args_mut().extend(flag("--groups", groups));
+        }
         member.process.start();
         self.nodes.push(member);
         index

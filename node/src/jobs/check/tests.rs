@@ -39,7 +39,7 @@ fn registry() -> Registry {
     });
     let objects: Vec<SchemaObject> = objects.unwrap().collect::<Result<_, _>>().unwrap();
     let tables = read_tables(&objects).unwrap();
-    let replica = |group: u32| ReplicaInfo { node: NodeId(1), replica: ReplicaId(u64::from(group) + 1) };
+    let replica = |group: u32| ReplicaInfo { node: NodeId(1), replica: ReplicaId(u64::from(group) + 1), votes: true };
     let groups = (0..=3).map(|group| (GroupId(group), vec![replica(group)])).collect();
     let mut registry = Registry::default();
     registry.apply(0, MetaCommand::Bootstrap { cluster: 7, nodes: vec![], groups }).unwrap();
@@ -49,7 +49,7 @@ fn registry() -> Registry {
 
 fn end_with(registry: &mut Registry, effects: Vec<Effect>) {
     let request = flotilla_shared::ids::RequestId(u128::from(registry.version));
-    let create = MetaCommand::CreateJob { request, kind: JobKind::CreateShard { nodes: vec![] } };
+    let create = MetaCommand::CreateJob { request, kind: JobKind::CreateShard { nodes: vec![], replicas: 3 } };
     let MetaReply::Job(job) = registry.apply(0, create).unwrap() else { panic!("no job") };
     let end = MetaCommand::EndJob { job, state: JobState::Done, error: None, effects, results: vec![] };
     registry.apply(0, end).unwrap();

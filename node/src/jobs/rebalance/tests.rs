@@ -78,7 +78,7 @@ impl World {
         registry
             .placements
             .insert(PLACEMENT, Placement { shards: all.clone(), owned: owned.clone(), epochs, ..bare_placement() });
-        let replica = |shard: GroupId| ReplicaInfo { node: NodeId(1), replica: ReplicaId(shard.0.into()) };
+        let replica = |shard: GroupId| ReplicaInfo { node: NodeId(1), replica: ReplicaId(shard.0.into()), votes: true };
         registry.groups = all.iter().map(|shard| (*shard, vec![replica(*shard)])).collect();
         let mut inner = Inner {
             random: Random(seed),

@@ -171,7 +171,7 @@ fn registry() {
     let meta = |command| Body::Meta(Box::new(command));
     let keys = |at_least| MetaCommand::ReserveKeys { table: "t".into(), count: 10, at_least };
     let watch = replica.handle().registry();
-    let outcomes = replica.apply(&[log.entry(meta(MetaCommand::ReserveReplica))]);
+    let outcomes = replica.apply(&[log.entry(meta(keys(1)))]);
     assert!(matches!(&outcomes[0], Outcome::Meta(Ok(_))));
     let registry = replica.handle().lock().registry().cloned();
     let outcomes = replica.apply(&[log.entry(meta(keys(i64::MAX)))]);

@@ -1,0 +1,568 @@
+//! Jobs that change replicas in a world where calls are lost, their answers are lost, old calls arrive
+//! late, nodes restart or die for good, drivers die, and two of them work at the same time. Groups are
+//! modelled: who votes, who follows, and that nothing is agreed without a majority. Drivers take turns by
+//! a seed, which a failure prints.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use flotilla_shared::ids::{META, ReplicaId, RequestId};
+use flotilla_shared::registry::{MoveChange, ReplicaChange};
+
+use super::*;
+use crate::state::tests::Random;
+
+/// Faults of one run; after them all jobs must come to their ends.
+const FAULTS: u32 = 30;
+
+/// Calls after which everything that still runs is cancelled, and after which that must have ended.
+const CANCEL_AFTER: u32 = 4000;
+const MAX_CALLS: u32 = 12_000;
+
+/// Replicas that a group is made with.
+const VOTERS: usize = 3;
+
+#[derive(Clone, Default)]
+struct Group {
+    voters: BTreeSet<ReplicaId>,
+    learners: BTreeMap<ReplicaId, u64>,
+    /// Those that were taken out.
+    gone: BTreeSet<ReplicaId>,
+    last_log: u64,
+}
+
+#[derive(Clone, Default)]
+struct Node {
+    /// Calls until it is up again; for ever: `u32::MAX`.
+    down: u32,
+    hosted: BTreeMap<GroupId, ReplicaId>,
+}
+
+/// A call that arrives again, some time.
+#[derive(Clone)]
+enum Late {
+    Meta(MetaCommand),
+    Node(NodeId, Request),
+    Change(GroupId, MemberChange),
+}
+
+struct Inner {
+    random: Random,
+    registry: Registry,
+    nodes: BTreeMap<NodeId, Node>,
+    groups: BTreeMap<GroupId, Group>,
+    /// Where each replica was made; a raft id is never made twice.
+    made: BTreeMap<ReplicaId, (GroupId, NodeId)>,
+    /// No job makes groups smaller.
+    keeps_size: bool,
+    faults: u32,
+    calls: u32,
+    late: Vec<Late>,
+}
+
+struct World(Mutex<Inner>);
+
+fn lost() -> Error {
+    Error::new(Code::Unavailable, "the call was lost")
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let info = |node: u64| NodeInfo {
+            instance: u128::from(node),
+            raft_addr: format!("{node}:1"),
+            http_addr: format!("{node}:2"),
+            zone: None,
+            removed: false,
+        };
+        let nodes: Vec<(NodeId, NodeInfo)> = (1..=6).map(|node| (NodeId(node), info(node))).collect();
+        let mut next = 0;
+        let mut groups = Vec::new();
+        for group in 0..=3 {
+            let first = random.below(3) as u64;
+            let replicas = (0..VOTERS as u64).map(|n| {
+                next += 1;
+                ReplicaInfo { node: NodeId(first + n + 1), replica: ReplicaId(next), votes: true }
+            });
+            groups.push((GroupId(group), replicas.collect::<Vec<_>>()));
+        }
+        let mut inner = Inner {
+            random,
+            registry: Registry::default(),
+            nodes: nodes.iter().map(|(node, _)| (*node, Node::default())).collect(),
+            groups: BTreeMap::new(),
+            made: BTreeMap::new(),
+            keeps_size: true,
+            faults: FAULTS,
+            calls: 0,
+            late: vec![],
+        };
+        for (group, replicas) in &groups {
+            let voters = replicas.iter().map(|info| info.replica).collect();
+            inner.groups.insert(*group, Group { voters, last_log: 1000, ..Group::default() });
+            for info in replicas {
+                inner.host(info.node, *group, info.replica);
+            }
+        }
+        inner.meta(MetaCommand::Bootstrap { cluster: 9, nodes, groups }).unwrap();
+        Self(Mutex::new(inner))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap()
+    }
+
+    /// One call: others come between, and it may be lost, or its answer, or come again.
+    async fn call<T>(&self, late: Option<Late>, call: impl FnOnce(&mut Inner) -> Result<T, Error>) -> Result<T, Error> {
+        YieldOnce(false).await;
+        let mut inner = self.lock();
+        inner.between();
+        if inner.fault(4) {
+            return Err(lost());
+        }
+        if let Some(late) = late.filter(|_| inner.fault(4)) {
+            inner.late.push(late);
+        }
+        let answer = call(&mut inner);
+        inner.check();
+        if inner.fault(4) { Err(lost()) } else { answer }
+    }
+}
+
+struct YieldOnce(bool);
+
+impl Future for YieldOnce {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        match std::mem::replace(&mut self.0, true) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
+
+impl Inner {
+    fn meta(&mut self, command: MetaCommand) -> Result<(), Error> {
+        // As a state machine does: a refusal leaves nothing.
+        let mut registry = self.registry.clone();
+        registry.apply(i64::from(self.calls) * 1_000_000, command)?;
+        self.registry = registry;
+        Ok(())
+    }
+
+    fn host(&mut self, node: NodeId, group: GroupId, replica: ReplicaId) {
+        let made = *self.made.entry(replica).or_insert((group, node));
+        assert_eq!(made, (group, node), "replica {replica} is made twice");
+        self.nodes.get_mut(&node).unwrap().hosted.insert(group, replica);
+    }
+
+    fn is_up(&self, group: GroupId, replica: ReplicaId) -> bool {
+        self.made.get(&replica).is_some_and(|(_, node)| {
+            let node = &self.nodes[node];
+            node.down == 0 && node.hosted.get(&group) == Some(&replica)
+        })
+    }
+
+    fn majority(&self, group: GroupId, voters: &BTreeSet<ReplicaId>) -> bool {
+        voters.iter().filter(|id| self.is_up(group, **id)).count() * 2 > voters.len()
+    }
+
+    fn node(&mut self, node: NodeId, request: Request) -> Result<(), Error> {
+        if self.nodes[&node].down > 0 {
+            return Err(Error::new(Code::Unavailable, "the node is down"));
+        }
+        match request {
+            Request::CreateReplica { group, replica, .. } => match self.nodes[&node].hosted.get(&group) {
+                Some(other) if *other != replica => return Err(Error::new(Code::Conflict, "another is here")),
+                Some(_) => (),
+                None => self.host(node, group, replica),
+            },
+            Request::DropReplica { group, replica } => {
+                // A shard that is given up while it is made goes with its voters.
+                let listed = self.registry.groups.contains_key(&group);
+                let votes = self.groups.get(&group).is_some_and(|group| group.voters.contains(&replica));
+                assert!(!(votes && listed), "replica {replica} of {group} votes and is dropped");
+                let hosted = &mut self.nodes.get_mut(&node).unwrap().hosted;
+                if hosted.get(&group) == Some(&replica) {
+                    hosted.remove(&group);
+                }
+            }
+            Request::InitGroup { group, members } => {
+                let voters = members.iter().map(|(replica, ..)| *replica).collect();
+                self.groups.entry(group).or_insert(Group { voters, last_log: 1, ..Group::default() });
+            }
+            other => panic!("{other:?}"),
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, id: GroupId, change: MemberChange) -> Result<GroupMembers, Error> {
+        let now = self.groups[&id].clone();
+        if !self.majority(id, &now.voters) {
+            return Err(Error::new(Code::Unavailable, "no majority"));
+        }
+        let mut next = now.clone();
+        match change {
+            MemberChange::Look => (),
+            MemberChange::AddLearner { replica, .. } if now.voters.contains(&replica) => (),
+            MemberChange::AddLearner { replica, .. } => _ = next.learners.entry(replica).or_insert(0),
+            MemberChange::Promote(add) => _ = next.voters.insert(add),
+            MemberChange::Swap { add, remove } => {
+                next.voters.insert(add);
+                next.voters.remove(&remove);
+            }
+            MemberChange::Remove(replica) => {
+                next.voters.remove(&replica);
+                next.learners.remove(&replica);
+            }
+            MemberChange::Forget(replica) => _ = next.learners.remove(&replica),
+        }
+        for added in next.voters.difference(&now.voters) {
+            if next.learners.remove(added).is_none() {
+                return Err(Error::new(Code::Conflict, "it does not follow"));
+            }
+            let held = now.learners[added];
+            assert!(now.last_log - held <= CAUGHT_UP, "replica {added} votes {} entries behind", now.last_log - held);
+            assert!(!now.gone.contains(added), "replica {added} votes again");
+        }
+        if !self.majority(id, &next.voters) {
+            return Err(Error::new(Code::Unavailable, "no majority would be left"));
+        }
+        next.gone.extend(now.voters.difference(&next.voters));
+        let size = (now.voters.len(), next.voters.len());
+        assert!(!self.keeps_size || size.1 >= size.0.min(VOTERS), "{id} shrinks: {size:?}");
+        // Pages and entries come while somebody looks.
+        next.last_log += 10;
+        for (learner, held) in &mut next.learners {
+            if self.is_up(id, *learner) {
+                *held = (*held + 400).min(next.last_log);
+            }
+        }
+        let members = GroupMembers {
+            voters: next.voters.iter().copied().collect(),
+            learners: next.learners.iter().map(|(id, held)| (*id, *held)).collect(),
+            last_log: next.last_log,
+        };
+        self.groups.insert(id, next);
+        Ok(members)
+    }
+
+    fn fault(&mut self, percent: usize) -> bool {
+        let happens = self.faults > 0 && self.random.below(100) < percent;
+        self.faults -= u32::from(happens);
+        happens
+    }
+
+    /// What happens between two calls.
+    fn between(&mut self) {
+        self.calls += 1;
+        for node in self.nodes.values_mut().filter(|node| node.down != u32::MAX) {
+            node.down = node.down.saturating_sub(1);
+        }
+        if !self.late.is_empty() && self.random.below(100) < 10 {
+            let at = self.random.below(self.late.len());
+            match self.late.swap_remove(at) {
+                Late::Meta(command) => drop(self.meta(command)),
+                Late::Node(node, request) => drop(self.node(node, request)),
+                Late::Change(group, change) => drop(self.change(group, change)),
+            }
+        }
+        let all_up = self.nodes.values().all(|node| matches!(node.down, 0 | u32::MAX));
+        if all_up && self.fault(2) {
+            let node = NodeId(1 + self.random.below(6) as u64);
+            let down = &mut self.nodes.get_mut(&node).unwrap().down;
+            *down = (*down).max(20);
+        }
+        self.sweep();
+        if self.calls == CANCEL_AFTER {
+            let running: Vec<JobId> = self.running().collect();
+            for job in running {
+                self.meta(MetaCommand::Move { job, change: MoveChange::Wish(Wish::Cancel) }).unwrap();
+            }
+        }
+        assert!(self.calls < MAX_CALLS, "{:#?}", self.registry.jobs);
+    }
+
+    fn running(&self) -> impl Iterator<Item = JobId> + '_ {
+        self.registry.jobs.values().filter(|job| !job.ended()).map(|job| job.id)
+    }
+
+    /// Some node that is up drops what the registry says; one that has left drops all.
+    fn sweep(&mut self) {
+        for (id, node) in self.nodes.iter_mut().filter(|(_, node)| node.down == 0) {
+            if self.registry.nodes[id].removed {
+                node.hosted.clear();
+            }
+        }
+        let Some(at) = self.registry.left.len().checked_sub(1) else { return };
+        let (group, info) = self.registry.left[self.random.below(at + 1)];
+        let drop = Request::DropReplica { group, replica: info.replica };
+        if self.random.below(4) == 0 && self.node(info.node, drop).is_ok() {
+            self.meta(MetaCommand::Dropped { group, replica: info.replica }).unwrap();
+        }
+    }
+
+    /// No two jobs change one group; what the registry lists as voting votes, or is about to.
+    fn check(&self) {
+        let under_way = || self.registry.jobs.values().filter_map(|job| job.members.as_ref()?.exchange.as_ref());
+        let mut groups = BTreeSet::new();
+        for exchange in under_way() {
+            assert!(groups.insert(exchange.group), "two jobs change {}", exchange.group);
+        }
+        for (group, replicas) in &self.registry.groups {
+            for info in replicas.iter().filter(|_| !groups.contains(group)) {
+                let is_voter = self.groups[group].voters.contains(&info.replica);
+                assert_eq!(is_voter, info.votes, "{group}: {info:?} of {:?}", self.groups[group].voters);
+            }
+        }
+    }
+
+    /// All calls have come, all nodes that are not dead have looked: registry, groups and nodes agree.
+    fn check_end(&mut self) {
+        self.late.clear();
+        for node in self.nodes.values_mut().filter(|node| node.down != u32::MAX) {
+            node.down = 0;
+        }
+        for _ in 0..1000 {
+            self.sweep();
+        }
+        self.check();
+        for job in self.registry.jobs.values() {
+            assert!(job.ended(), "{job:?}");
+            assert!(job.members.as_ref().unwrap().exchange.is_none(), "{job:?}");
+        }
+        for (group, replicas) in &self.registry.groups {
+            let voters: BTreeSet<ReplicaId> =
+                replicas.iter().filter(|info| info.votes).map(|info| info.replica).collect();
+            assert_eq!(voters, self.groups[group].voters, "{group}");
+            assert!(self.majority(*group, &voters), "{group} has lost its majority");
+            for info in replicas {
+                assert_eq!(self.made[&info.replica], (*group, info.node));
+                assert!(info.votes || self.groups[group].learners.contains_key(&info.replica), "{group} {info:?}");
+            }
+        }
+    }
+
+    /// What nodes and groups have beside what the registry lists; late calls may leave such.
+    fn left_over(&self) -> usize {
+        let hosted = self.nodes.values().filter(|node| node.down == 0).flat_map(|node| &node.hosted);
+        let hosted = hosted.filter(|(group, id)| !self.registry.is_expected(**group, **id)).count();
+        let listed = |group: &GroupId| self.registry.groups.contains_key(group);
+        let learners =
+            self.groups.iter().filter(|(group, _)| listed(group)).map(|(group, state)| {
+                state.learners.keys().filter(|id| !self.registry.is_expected(*group, **id)).count()
+            });
+        hosted
+            + learners.sum::<usize>()
+            + self.registry.left.iter().filter(|(_, i)| self.nodes[&i.node].down == 0).count()
+    }
+}
+
+impl Ground for World {
+    async fn registry(&self) -> Result<Arc<Registry>, Error> {
+        self.call(None, |inner| Ok(Arc::new(inner.registry.clone()))).await
+    }
+
+    async fn meta(&self, command: MetaCommand) -> Result<(), Error> {
+        self.call(Some(Late::Meta(command.clone())), |inner| inner.meta(command)).await
+    }
+
+    async fn sight(&self, _: &Registry) -> Sight {
+        let look = |inner: &mut Inner| {
+            let up = inner.nodes.iter().filter(|(_, node)| node.down == 0);
+            let hosted = up.map(|(id, node)| (*id, node.hosted.iter().map(|(g, r)| (*g, *r)).collect()));
+            Ok(Sight { hosted: hosted.collect(), leaders: vec![] })
+        };
+        self.call(None, look).await.unwrap_or_default()
+    }
+
+    async fn node(&self, info: &NodeInfo, request: Request) -> Result<(), Error> {
+        let node = NodeId(info.instance as u64);
+        self.call(Some(Late::Node(node, request.clone())), |inner| inner.node(node, request)).await
+    }
+
+    async fn change(&self, group: GroupId, change: MemberChange) -> Result<GroupMembers, Error> {
+        self.call(Some(Late::Change(group, change.clone())), |inner| inner.change(group, change)).await
+    }
+
+    async fn hand_over(&self, _: GroupId) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn now_us(&self) -> i64 {
+        i64::from(self.lock().calls) * 1_000_000
+    }
+
+    async fn pause(&self) {
+        self.call(None, |_| Ok(())).await.ok();
+    }
+}
+
+/// Two drivers work on whatever job, and die now and then, until all jobs have ended.
+fn drive(world: &World) {
+    let mut drivers: [Option<Pin<Box<dyn Future<Output = ()> + '_>>>; 2] = [None, None];
+    loop {
+        let (at, job) = {
+            let mut inner = world.lock();
+            let running: Vec<JobId> = inner.running().collect();
+            if running.is_empty() {
+                return;
+            }
+            (inner.random.below(2), running[inner.random.below(running.len())])
+        };
+        let driver = &mut drivers[at];
+        let work = driver.get_or_insert_with(|| Box::pin(async move { drop(attempt(world, job).await) }));
+        let over = work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        if over || world.lock().fault(2) {
+            *driver = None;
+        }
+    }
+}
+
+fn start(world: &World, kind: JobKind) {
+    let mut inner = world.lock();
+    inner.keeps_size &= !matches!(&kind, JobKind::Remove { .. }) && !format!("{kind:?}").contains("changes: [Remove");
+    let request = RequestId::random();
+    inner.meta(MetaCommand::CreateJob { request, kind }).unwrap();
+}
+
+fn group_goal(group: GroupId, change: ReplicaChange) -> JobKind {
+    JobKind::Replicas { goal: ReplicaGoal::Group { group, changes: vec![change] }, patience_ms: 60_000 }
+}
+
+fn some_job(world: &World) -> JobKind {
+    let mut inner = world.lock();
+    let random = &mut inner.random;
+    let group = GroupId(random.below(4) as u32);
+    let [node, other] = [0; 2].map(|_| NodeId(1 + random.below(6) as u64));
+    match random.below(9) {
+        0 => group_goal(group, ReplicaChange::Add { node, votes: true }),
+        1 => group_goal(group, ReplicaChange::Add { node, votes: false }),
+        2 => group_goal(group, ReplicaChange::Remove { node }),
+        3 | 4 => group_goal(group, ReplicaChange::Replace { from: node, to: other }),
+        5 => JobKind::Replicas { goal: ReplicaGoal::Drain { node }, patience_ms: 60_000 },
+        6 => JobKind::Remove { node },
+        7 => JobKind::CreateShard { nodes: vec![], replicas: 3 },
+        _ => JobKind::Join { node, groups: vec![group] },
+    }
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let more = std::env::var("FLOTILLA_MEMBERSHIP_SEEDS").ok().and_then(|text| text.parse().ok());
+    0..more.unwrap_or(300)
+}
+
+fn with_seed(seed: u64, run: impl FnOnce(u64)) {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed)));
+    if let Err(panic) = outcome {
+        eprintln!("seed {seed}");
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Whatever jobs run at the same time, and whatever is lost, late or down for a while: registry, groups
+/// and nodes agree in the end, and no group ever has fewer voters than it had.
+#[test]
+fn any_jobs_at_once() {
+    for seed in seeds() {
+        with_seed(seed, |seed| {
+            let world = World::new(seed);
+            for _ in 0..1 + seed % 3 {
+                start(&world, some_job(&world));
+            }
+            drive(&world);
+            let mut inner = world.lock();
+            inner.check_end();
+        });
+    }
+}
+
+/// A node dies for good at any moment of another node's drain, or the drained one does: the job ends, no
+/// group loses its majority.
+#[test]
+fn a_node_dies_for_good() {
+    for seed in seeds() {
+        with_seed(seed, |seed| {
+            let world = World::new(seed);
+            let node = NodeId(1 + seed % 5);
+            start(&world, JobKind::Replicas { goal: ReplicaGoal::Drain { node }, patience_ms: 60_000 });
+            {
+                let mut inner = world.lock();
+                inner.faults = 0;
+                let dies = NodeId(1 + inner.random.below(6) as u64);
+                inner.nodes.get_mut(&dies).unwrap().down = u32::MAX;
+            }
+            drive(&world);
+            let mut inner = world.lock();
+            inner.check_end();
+            assert_eq!(inner.registry.replicas_on(node).count(), 0, "{:#?}", inner.registry.jobs);
+        });
+    }
+}
+
+/// A dead node's replicas are made anew on others, those of the group with the least margin first; when
+/// it comes back it drops its own.
+#[test]
+fn repair_replaces_a_dead_node() {
+    for seed in seeds() {
+        with_seed(seed, |seed| {
+            let world = World::new(seed);
+            let dead = NodeId(1 + seed % 5);
+            world.lock().nodes.get_mut(&dead).unwrap().down = u32::MAX;
+            start(&world, JobKind::Replicas { goal: ReplicaGoal::Repair { nodes: vec![dead] }, patience_ms: 60_000 });
+            drive(&world);
+            let mut inner = world.lock();
+            assert_eq!(inner.registry.replicas_on(dead).count(), 0, "{:#?}", inner.registry.jobs);
+            inner.nodes.get_mut(&dead).unwrap().down = 0;
+            inner.check_end();
+            assert!(inner.nodes[&dead].hosted.is_empty(), "{:?}", inner.nodes[&dead].hosted);
+        });
+    }
+}
+
+/// Without late calls nothing is left over anywhere: no replica that nobody knows, no learner that
+/// nobody waits for.
+#[test]
+fn nothing_is_left_over() {
+    for seed in seeds() {
+        with_seed(seed, |seed| {
+            let world = World::new(seed);
+            world.lock().faults = 0;
+            for _ in 0..3 {
+                start(&world, some_job(&world));
+                drive(&world);
+            }
+            let mut inner = world.lock();
+            inner.check_end();
+            let hosted: Vec<_> = inner.nodes.iter().map(|(id, node)| (id, &node.hosted)).collect();
+            assert_eq!(inner.left_over(), 0, "{:?} {:?} {hosted:?}", inner.registry.groups, inner.registry.jobs);
+        });
+    }
+}
+
+/// A replica that never catches up is given up in time, with the reason, and its group is as before.
+#[test]
+fn a_replica_that_stands_still_is_given_up() {
+    let world = World::new(7);
+    let group = META;
+    let before = world.lock().groups[&group].voters.clone();
+    let free = NodeId(6);
+    start(&world, group_goal(group, ReplicaChange::Add { node: free, votes: true }));
+    {
+        let mut inner = world.lock();
+        inner.faults = 0;
+        inner.nodes.get_mut(&free).unwrap().down = u32::MAX;
+    }
+    drive(&world);
+    let mut inner = world.lock();
+    inner.check_end();
+    let job = inner.registry.jobs.values().next().unwrap();
+    assert_eq!(job.state, JobState::Failed);
+    assert!(job.error.as_ref().unwrap().message.contains("silent"), "{job:?}");
+    assert_eq!(inner.groups[&group].voters, before);
+    assert!(inner.groups[&group].learners.is_empty());
+}
