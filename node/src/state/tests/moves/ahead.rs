@@ -168,6 +168,25 @@ fn rows_change_during_the_copy() {
     }
 }
 
+/// A piece that comes again, late, does not bring back what its rows were then.
+#[test]
+fn a_late_piece_is_not_taken() {
+    let (mut source, mut target) = pair();
+    source.index();
+    let (id, moved) = (MoveId(1), SlotSet::all(SLOTS));
+    source.step(&ahead(1, &moved)).unwrap();
+    target.step(&open(1, &moved)).unwrap();
+    let from = Cursor::start(&moved);
+    let MoveAnswer::Piece(piece) = source.ask(&MoveQuery::Export { id, from: from.clone() }).unwrap() else { panic!() };
+    let late = MoveStep::Stage { id, from, piece };
+    target.step(&late).unwrap();
+    source.run("UPDATE auto SET v = 'new'");
+    let at = stage_all(&source, &mut target, 1, &moved, false);
+    assert_eq!(target.step(&late).unwrap(), MoveReply::Staged(at));
+    carry(&mut source, &mut target, 1, &moved, false);
+    assert_eq!(target.value("SELECT count(*) FROM auto WHERE v = 'new'"), Value::Integer(60));
+}
+
 /// A row that was copied comes once more, under another slot that is copied later: it is staged once, as it
 /// is now.
 #[test]
