@@ -12,7 +12,7 @@ use super::*;
 fn measured_as_indexed() {
     let (mut source, _) = pair();
     source.run(
-        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 20000)
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 17000)
          INSERT INTO pair SELECT printf('N%05d', n), n % 9, CASE WHEN n % 100 = 0 THEN zeroblob(3000) END FROM n",
     );
     let (mut measured, mut from, mut pieces) = (Sizes::new(), Some(Position::default()), 0);
