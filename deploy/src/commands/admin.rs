@@ -35,6 +35,8 @@ Examples:
   flotilla admin repair --dry-run      what would be made anew, of nodes that are dead
   flotilla admin drain 3               move node 3's leaders and replicas to others
   flotilla admin remove 3              take node 3's replicas away and let it leave
+  flotilla admin prefer-zone shard1 eu-west
+  flotilla admin balance-leaders off
   flotilla admin job 7 --follow
   flotilla admin job 7 pause           resume or cancel it; what has moved stays
 
@@ -96,6 +98,19 @@ enum AdminCommand {
     Undrain {
         /// The node's id
         node: u64,
+    },
+    /// Spread leaders evenly over the nodes (the default), or leave them where they are
+    BalanceLeaders {
+        /// on or off
+        #[arg(value_parser = ["on", "off"])]
+        wish: String,
+    },
+    /// Keep the leader of a group in a zone
+    PreferZone {
+        /// meta, shard1, shard2, …
+        group: String,
+        /// The zone of nodes that hold a replica; any zone when absent
+        zone: Option<String>,
     },
     /// Let a node leave; its groups have one replica less then
     Remove {
@@ -189,6 +204,17 @@ async fn run_inner(args: AdminArgs) -> Result<(), CommandError> {
         AdminCommand::Repair(args) => replicas::repair(&mut client, &args).await,
         AdminCommand::Drain(args) => replicas::drain(&mut client, &args).await,
         AdminCommand::Undrain { node } => replicas::undrain(&mut client, node).await,
+        AdminCommand::BalanceLeaders { wish } => {
+            post(&mut client, "/leaders", &json!({ "balance": wish == "on" })).await?;
+            println!("leaders are balanced: {wish}");
+            Ok(())
+        }
+        AdminCommand::PreferZone { group, zone } => {
+            let path = format!("/shard/{}", percent_encode(&group));
+            post(&mut client, &path, &json!({ "preferred_zone": zone })).await?;
+            println!("{group} prefers {}", zone.as_deref().map_or("no zone".to_owned(), |zone| format!("zone {zone}")));
+            Ok(())
+        }
         AdminCommand::Remove { node, no_wait } => {
             let started = post(&mut client, "/remove", &json!({ "node": node })).await?;
             job::conclude(&mut client, &started, !no_wait, &format!("node {node} has left")).await
@@ -316,20 +342,27 @@ mod tests {
         assert!(<Cli as clap::Parser>::try_parse_from(["admin", "register", "t"]).is_err());
     }
 
-    /// Another node leads: a refusal is told as it is.
+    /// Another node leads, a zone is preferred, the balancer is switched off: a refusal is told as it is.
     #[tokio::test]
     async fn leaders() {
         use crate::commands::test_server::{Answer, TestServer};
 
         let server = TestServer::start(|seen| match seen.path.as_str() {
             "/shard/shard1/leader" if seen.body["node"] == 2 => Answer::Json(200, json!({ "leader": 2 })),
+            "/shard/shard1" if seen.body["preferred_zone"] == "b" => Answer::Json(200, json!({})),
+            "/shard/shard2" if seen.body["preferred_zone"].is_null() => Answer::Json(200, json!({})),
+            "/leaders" if seen.body["balance"] == false => Answer::Json(200, json!({})),
             _ => Answer::Json(409, json!({ "error": { "code": "conflict", "message": "node 3 is down", "hint": "" } })),
         })
         .await;
-        let transfer = |to| AdminArgs {
-            endpoint: Endpoint { url: server.url.clone() },
-            command: AdminCommand::TransferLeader { group: "shard1".to_owned(), to },
+        let args = |command| AdminArgs { endpoint: Endpoint { url: server.url.clone() }, command };
+        let transfer = |to| args(AdminCommand::TransferLeader { group: "shard1".to_owned(), to });
+        let prefer = |group: &str, zone: Option<&str>| {
+            args(AdminCommand::PreferZone { group: group.to_owned(), zone: zone.map(str::to_owned) })
         };
+        run_inner(prefer("shard1", Some("b"))).await.unwrap();
+        run_inner(prefer("shard2", None)).await.unwrap();
+        run_inner(args(AdminCommand::BalanceLeaders { wish: "off".to_owned() })).await.unwrap();
         run_inner(transfer(2)).await.unwrap();
         assert!(run_inner(transfer(3)).await.unwrap_err().to_string().contains("node 3 is down"));
     }

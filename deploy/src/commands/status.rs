@@ -62,6 +62,8 @@ pub struct Node {
     pub raft_addr: String,
     /// Its HTTP port.
     pub http_addr: String,
+    /// Where it stands.
+    pub zone: Option<String>,
     /// `up`, `down` or `removed`.
     pub state: String,
 }
@@ -205,7 +207,7 @@ fn section(out: &mut String, title: &str, table: comfy_table::Table) {
 }
 
 fn nodes(status: &Status) -> comfy_table::Table {
-    let mut table = new_table(["id", "http", "internal", "state", "groups", "leads"]);
+    let mut table = new_table(["id", "http", "internal", "zone", "state", "groups", "leads"]);
     for node in &status.nodes {
         let hosted: Vec<&str> = status
             .groups
@@ -218,6 +220,7 @@ fn nodes(status: &Status) -> comfy_table::Table {
             number(node.id),
             escape(&node.http_addr),
             escape(&node.raft_addr),
+            escape(node.zone.as_deref().unwrap_or_default()),
             escape(&node.state),
             escape(&hosted.join(", ")),
             leads.to_string(),
@@ -299,7 +302,7 @@ mod tests {
     use super::*;
 
     const FULL: &str = r#"{"version":"0.1.0","cluster":"ab12","registry_version":7,"schema_version":2,
-        "nodes":[{"id":1,"raft_addr":"h:2","http_addr":"h:1","state":"up"},{"id":2,"raft_addr":"h:4","http_addr":"h:3","state":"down"}],
+        "nodes":[{"id":1,"raft_addr":"h:2","http_addr":"h:1","zone":"north","state":"up"},{"id":2,"raft_addr":"h:4","http_addr":"h:3","state":"down"}],
         "groups":[{"id":"meta","leader":1,"term":3,"replicas":[
             {"node":1,"replica":101,"role":"leader","last_log":120,"committed":120,"applied":120,"lag":0},
             {"node":2,"replica":102,"role":"unreachable"}]},
@@ -315,8 +318,8 @@ mod tests {
         for part in [
             "flotilla 0.1.0, 2 nodes, 2 groups, 1 table, 1 job running; NO LEADER: shard1\n",
             "cluster ab12, registry version 7, schema version 2\n",
-            "| 1  | h:1  | h:2      | up    | meta   | 1     |",
-            "| 2  | h:3  | h:4      | down  | meta   | 0     |",
+            "| 1  | h:1  | h:2      | north | up    | meta   | 1     |",
+            "| 2  | h:3  | h:4      |       | down  | meta   | 0     |",
             "| meta   | node 1 | 3    | 1    | 101     | leader      | 120      | 120       | 120     | 0   |",
             "|        |        |      | 2    | 102     | unreachable |          |           |         |     |",
             "| shard1 | NONE   | 4    |",
