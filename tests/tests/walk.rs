@@ -17,8 +17,8 @@ use flotilla_tests::harness::{Cluster, Layout, eventually};
 use rustix::process::Signal;
 use serde_json::{Value as Json, json};
 
-/// The calls of a driver, in order.
-const CALLS: [&str; 16] = [
+/// The calls of a driver, in order; some are made again when the slots are frozen.
+const CALLS: [&str; 18] = [
     "index",
     "sizes",
     "begin",
@@ -27,6 +27,8 @@ const CALLS: [&str; 16] = [
     "export",
     "stage",
     "freeze",
+    "frozen export",
+    "frozen stage",
     "content",
     "release",
     "activate",
@@ -103,12 +105,16 @@ impl Case {
         cases
     }
 
+    fn is_frozen(&self) -> bool {
+        self.call.starts_with("frozen ")
+    }
+
     fn place(&self) -> String {
-        format!("{}-{}", self.when, self.call)
+        format!("{}-{}", self.when, self.call.trim_start_matches("frozen "))
     }
 
     fn name(&self) -> String {
-        format!("{} {:?}", self.place(), self.victim)
+        format!("{}-{} {:?}", self.when, self.call, self.victim)
     }
 }
 
@@ -210,7 +216,11 @@ impl Walk {
             // So that the next driver finds a move to cancel.
             self.ask("after-stage");
         }
-        self.ask(&case.place());
+        if case.is_frozen() {
+            self.ask("after-freeze");
+        } else {
+            self.ask(&case.place());
+        }
         let started = session.post("/table/rebalance", json!({ "table_name": accounts.name })).await;
         let id = started["job"].as_str().expect("a job").to_owned();
         if cancelled {
@@ -221,6 +231,11 @@ impl Walk {
             self.cluster.nodes[driver].process.start();
             self.cluster.ready().await;
             self.go_on("after-stage");
+        }
+        if case.is_frozen() {
+            self.waits("after-freeze").await;
+            self.ask(&case.place());
+            self.go_on("after-freeze");
         }
         self.waits(&case.place()).await;
         self.cluster.check_owners_now(&accounts.name).await;

@@ -123,13 +123,24 @@ impl Cluster {
             return Err(format!("it has version {epoch} and {slots:?}, the registry has {by_map:?}"));
         }
         let db = self.database(node, shard).ok_or("the replica is gone")?;
-        let count = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(|why| why.to_string());
-        let index = count("SELECT count(*) FROM sqlite_schema WHERE name GLOB '_flotilla_slots_*'")?;
-        let staged = count("SELECT count(*) FROM _flotilla_staged_rows")?;
-        let requests = count("SELECT count(*) FROM _flotilla_staged_requests")?;
-        match (index, staged, requests) {
-            (0, 0, 0) => Ok(()),
-            left => Err(format!("left of the index, of staged rows and of staged requests: {left:?}")),
+        match left_of_moves(&db).map_err(|why| why.to_string())? {
+            left if left.is_empty() => Ok(()),
+            left => Err(format!("left of a move: {left:?}")),
         }
     }
+}
+
+/// Slot indexes, and tables of moves with rows.
+fn left_of_moves(db: &Connection) -> rusqlite::Result<Vec<String>> {
+    let named = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB ?1";
+    let tables = |pattern: &str| -> rusqlite::Result<Vec<String>> {
+        db.prepare(named)?.query_map([pattern], |row| row.get(0))?.collect()
+    };
+    let mut left = tables("_flotilla_slots_*")?;
+    for table in tables("_flotilla_staged*")?.into_iter().chain(tables("_flotilla_changed*")?) {
+        if db.query_row(&format!("SELECT EXISTS (SELECT 1 FROM {table})"), [], |row| row.get(0))? {
+            left.push(table);
+        }
+    }
+    Ok(left)
 }
