@@ -394,7 +394,8 @@ impl Host {
     async fn start(self: &Arc<Self>, group: GroupId, id: ReplicaId, restarted: bool) -> io::Result<()> {
         let folder = self.group_folder(group, id);
         let (store, db) = Store::open(&folder, Arc::new(Threads), self.options.readers)?;
-        let state = StateHandle::open(store, db, group)?;
+        let stages = self.wal.stats().stages.clone();
+        let state = StateHandle::open(store, db, group)?.counting(stages.clone());
         let config = raft_config(&self.options, group).validate().map_err(io::Error::other)?;
         let network = Network::new(Arc::clone(&self.cluster), group);
         let mut log: GroupLog<Types> = GroupLog::new(self.wal.clone(), group);
@@ -402,8 +403,8 @@ impl Host {
         log.drop_contradicted(applied).await?;
         let raft = Raft::new(id.0, Arc::new(config), network, log, state.machine()).await.map_err(io::Error::other)?;
         let (proposals, waiting_writes) = mpsc::channel(MAX_WAITING);
-        tokio::spawn(propose_writes(raft.clone(), waiting_writes));
-        let reads = Reads::start(group, &raft, state.store());
+        tokio::spawn(propose_writes(raft.clone(), waiting_writes, stages.clone()));
+        let reads = Reads::start(group, &raft, state.store(), &stages);
         let hold = if restarted { self.options.election_timeout_max } else { Duration::ZERO };
         let votes_from = Instant::now() + hold;
         // A replica that is new to a group is waited for by the job that adds it, not by /readyz.

@@ -5,10 +5,9 @@
 //! the shared log ([`log`]) and sends it to the followers ([`network`]); once a majority has synced
 //! it, the state machine ([`state`]) applies it and answers. Reads wait for a proof of leadership that they
 //! share ([`read`]). [`host`] starts and stops replicas, [`handover`] passes leadership on, [`balance`]
-//! spreads it over the nodes, [`streams`] answers large reads in
-//! pieces, [`bootstrap`] brings a cluster into being, [`members`] changes who belongs to a group, [`jobs`]
-//! drives long work from the leader of `meta`,
-//! [`api`] answers people over HTTP.
+//! spreads it over the nodes, [`streams`] answers large reads in pieces, [`bootstrap`] brings a cluster into
+//! being, [`members`] changes who belongs to a group, [`jobs`] drives long work from the leader of `meta`,
+//! [`api`] answers people over HTTP, [`metrics`] machines; [`stages`] tells them where the time goes.
 
 pub mod api;
 pub mod balance;
@@ -26,5 +25,6 @@ pub mod propose;
 pub mod read;
 pub mod run;
 pub mod server;
+pub mod stages;
 pub mod state;
 pub mod streams;

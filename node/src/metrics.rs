@@ -55,6 +55,7 @@ pub fn render(host: &Host) -> String {
         gauge("balancer_handed_over", "Hand-overs made since this node leads meta", None, balancer.handed_over);
         gauge("balancer_failed", "Hand-overs that failed since this node leads meta", None, balancer.failed);
     }
+    stats.stages.register(&mut registry);
     let mut text = String::new();
     encode(&mut text, &registry).expect("writing to a string succeeds");
     text

@@ -5,6 +5,7 @@
 //! of entries is under way, so that the next one gathers while they replicate.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use flotilla_shared::error::{Code, Error};
@@ -18,6 +19,7 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::consensus::Types;
 use crate::handover::refused;
 use crate::host::Raft;
+use crate::stages::{NodeStages, Stage};
 
 /// Requests that may wait for a proposal; beyond it they are refused with `overloaded`.
 pub const MAX_WAITING: usize = 4096;
@@ -41,6 +43,8 @@ pub struct Proposal {
     pub writes: Vec<Write>,
     /// Where the results go.
     pub reply: Reply,
+    /// When it came.
+    pub arrived: Instant,
 }
 
 /// Microseconds since 1970.
@@ -64,7 +68,7 @@ pub async fn respond(reply: Reply, response: Result<Response, Error>) {
 }
 
 /// Proposes what waits, until the queue closes.
-pub async fn propose_writes(raft: Raft, mut queue: mpsc::Receiver<Proposal>) {
+pub async fn propose_writes(raft: Raft, mut queue: mpsc::Receiver<Proposal>, stages: NodeStages) {
     let places = Arc::new(Semaphore::new(MAX_UNDER_WAY));
     let mut held: Option<Proposal> = None;
     loop {
@@ -87,13 +91,16 @@ pub async fn propose_writes(raft: Raft, mut queue: mpsc::Receiver<Proposal>) {
                 break;
             }
             bytes += size;
+            stages.observe(Stage::Queue, proposal.arrived.elapsed());
             replies.push((proposal.writes.len(), proposal.reply));
             writes.extend(proposal.writes);
             next = queue.try_recv().ok();
         }
         let (responder, outcome) = ProgressResponder::complete_only();
+        let proposed = Instant::now();
         let sent = raft.client_write_ff(command(Body::Writes(writes)), Some(responder)).await;
-        let raft = raft.clone();
+        stages.observe_all(Stage::Propose, proposed.elapsed(), replies.len());
+        let (raft, stages) = (raft.clone(), stages.clone());
         tokio::spawn(async move {
             let outcome = match sent {
                 Ok(()) => match outcome.await {
@@ -104,17 +111,19 @@ pub async fn propose_writes(raft: Raft, mut queue: mpsc::Receiver<Proposal>) {
                 Err(_) => Err(stopped()),
             };
             drop(place);
-            distribute(outcome, replies).await;
+            distribute(outcome, replies, &stages).await;
         });
     }
 }
 
-async fn distribute(outcome: Result<Outcome, Error>, replies: Vec<(usize, Reply)>) {
+async fn distribute(outcome: Result<Outcome, Error>, replies: Vec<(usize, Reply)>, stages: &NodeStages) {
+    let known = Instant::now();
     match outcome {
         Ok(Outcome::Writes(results)) => {
             let mut results = results.into_iter();
             for (count, reply) in replies {
                 respond(reply, Ok(Response::Writes(results.by_ref().take(count).collect()))).await;
+                stages.observe(Stage::Respond, known.elapsed());
             }
         }
         Ok(_) => {

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use crate::handover::{leader_of, refused_read};
 use crate::host::{Host, Raft, Replica};
 use crate::propose::{MAX_WAITING, encoded};
+use crate::stages::{NodeStages, Stage};
 use crate::state::Store;
 use crate::state::store::block;
 
@@ -48,6 +49,7 @@ pub enum Ticket {
 /// A read with the place where its rows go.
 pub struct Pending {
     read: Read,
+    arrived: Instant,
     deadline: Instant,
     reply: Reply,
 }
@@ -77,10 +79,11 @@ pub struct Reads {
 
 impl Reads {
     /// Starts serving reads of a replica; ends when this is dropped.
-    pub fn start(group: GroupId, raft: &Raft, store: &Arc<Store>) -> Self {
+    pub fn start(group: GroupId, raft: &Raft, store: &Arc<Store>, stages: &NodeStages) -> Self {
         let serve = |policy| {
             let (sender, queue) = mpsc::channel(MAX_WAITING);
-            tokio::spawn(Rounds { group, raft: raft.clone(), store: Arc::clone(store), policy }.serve(queue));
+            let (raft, store, stages) = (raft.clone(), Arc::clone(store), stages.clone());
+            tokio::spawn(Rounds { group, raft, store, stages, policy }.serve(queue));
             sender
         };
         Self {
@@ -104,6 +107,7 @@ struct Rounds {
     group: GroupId,
     raft: Raft,
     store: Arc<Store>,
+    stages: NodeStages,
     policy: Option<ReadPolicy>,
 }
 
@@ -164,28 +168,35 @@ impl Rounds {
         }
         // A task of its own for one read would be as dear as the read.
         if reads.len() == 1 {
-            return run(&self.store, reads);
+            return run(&self.store, &self.stages, reads);
         }
         while !reads.is_empty() {
             let rest = reads.split_off(reads.len().min(READS_PER_TASK));
-            let (store, some) = (Arc::clone(&self.store), std::mem::replace(&mut reads, rest));
-            tokio::spawn(async move { run(&store, some) });
+            let (store, stages) = (Arc::clone(&self.store), self.stages.clone());
+            let some = std::mem::replace(&mut reads, rest);
+            tokio::spawn(async move { run(&store, &stages, some) });
         }
     }
 }
 
-fn run(store: &Arc<Store>, reads: Vec<Box<Pending>>) {
+fn run(store: &Arc<Store>, stages: &NodeStages, reads: impl IntoIterator<Item = Box<Pending>>) {
     for pending in reads {
+        let begun = Instant::now();
+        stages.observe(Stage::Confirm, begun - pending.arrived);
         match store.readers().read(&pending.read, Duration::ZERO) {
             Err(error) if error.code == Code::Timeout => {
-                let store = Arc::clone(store);
+                let (store, stages) = (Arc::clone(store), stages.clone());
                 tokio::spawn(async move {
                     let left = pending.deadline.saturating_duration_since(Instant::now());
                     let rows = block(store.executor(), || store.readers().read(&pending.read, left));
+                    stages.observe(Stage::Read, begun.elapsed());
                     pending.reply.send_now(encoded(&rows.map(Response::Rows)));
                 });
             }
-            rows => pending.reply.send_now(encoded(&rows.map(Response::Rows))),
+            rows => {
+                stages.observe(Stage::Read, begun.elapsed());
+                pending.reply.send_now(encoded(&rows.map(Response::Rows)));
+            }
         }
     }
 }
@@ -197,8 +208,9 @@ pub fn enqueue(host: &Host, group: GroupId, read: Read, timeout: Duration, reply
         Ok(replica) => replica,
         Err(error) => return reply.send_now(encoded(&Err(error))),
     };
-    let (level, deadline) = (read.level, Instant::now() + timeout.min(MAX_READ));
-    let ticket = Ticket::Read(Box::new(Pending { read, deadline, reply }));
+    let (level, arrived) = (read.level, Instant::now());
+    let deadline = arrived + timeout.min(MAX_READ);
+    let ticket = Ticket::Read(Box::new(Pending { read, arrived, deadline, reply }));
     if let Err(refused) = replica.reads().queue(level).try_send(ticket) {
         let (ticket, error) = not_queued(refused, group);
         ticket.refuse(error);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flotilla_shared::error::{Code, Error};
@@ -117,7 +117,7 @@ fn enqueue(host: &Host, group: GroupId, writes: Vec<Write>, reply: Reply) {
                 .hint("split it, or keep large blobs elsewhere");
         return refuse(reply, error);
     }
-    if let Err(refused) = replica.proposals().try_send(Proposal { writes, reply }) {
+    if let Err(refused) = replica.proposals().try_send(Proposal { writes, reply, arrived: Instant::now() }) {
         let (proposal, error) = match refused {
             mpsc::error::TrySendError::Full(proposal) => (
                 proposal,

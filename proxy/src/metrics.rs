@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use flotilla_shared::stages::Stages;
 use flotilla_shared::value::Value;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -42,8 +43,26 @@ pub struct RetryLabel {
     pub reason: &'static str,
 }
 
+/// Where the time of a statement goes in a proxy. These follow each other; what the HTTP connection takes
+/// is outside of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// From the body to statements with arguments, once per request.
+    Parse,
+    /// From there to a plan: looking the statement up or preparing it, keys, slots.
+    Plan,
+    /// From the sending of a shard's part until its answer is there: the network, and all that the node does.
+    Node,
+    /// From results to the body of the answer, once per request.
+    Respond,
+}
+
+/// In the order of [`Stage`].
+const STAGES: &[&str] = &["parse", "plan", "node", "respond"];
+
 /// All counters.
 pub struct Metrics {
+    stages: Stages,
     metered: Metered,
     requests: Family<CallLabels, Counter>,
     seconds: Family<CallLabel, Histogram>,
@@ -66,6 +85,7 @@ fn latency() -> Histogram {
 impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
+            stages: Stages::new(STAGES),
             metered: Metered::with_prefix("flotilla_proxy"),
             requests: Family::default(),
             seconds: Family::new_with_constructor(latency),
@@ -80,6 +100,7 @@ impl Default for Metrics {
             cached: Gauge::default(),
         };
         let m = &mut metrics.metered;
+        metrics.stages.register(m);
         m.register("requests", "Requests by call and status", metrics.requests.clone());
         m.register("request_seconds", "Time from request to answer, in seconds", metrics.seconds.clone());
         m.register("plans", "Plans by class", metrics.plans.clone());
@@ -100,6 +121,11 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Records that a stage took so long.
+    pub fn took(&self, stage: Stage, took: Duration) {
+        self.stages.observe(stage as usize, took);
+    }
+
     /// Counts an answered request.
     pub fn answered(&self, call: &'static str, status: u16, took: Duration) {
         self.requests.get_or_create(&CallLabels { call, status }).inc();
@@ -144,6 +170,16 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each stage has its own name and is shown under it.
+    #[test]
+    fn stages_are_shown() {
+        assert_eq!(STAGES.len(), Stage::Respond as usize + 1);
+        let metrics = Metrics::default();
+        metrics.took(Stage::Node, Duration::from_millis(1));
+        let line = "flotilla_proxy_stage_seconds_count{stage=\"node\"} 1";
+        assert!(metrics.text(1, 1, 0).lines().any(|found| found == line));
+    }
 
     /// What shards answered is counted in rows and in bytes of their values.
     #[test]

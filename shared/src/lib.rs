@@ -4,7 +4,7 @@
 //! A request comes in as JSON ([`http`]), its SQL becomes tokens ([`lex`]), its arguments
 //! [`value::Value`]s, its key a slot ([`slot`]), the slot a shard ([`registry`]); it travels to a node
 //! as a [`wire::Request`] over [`rpc`], sent by [`client`], and what goes wrong on the way is an
-//! [`error::Error`].
+//! [`error::Error`]. What each stage takes is kept in [`stages`].
 
 pub mod client;
 pub mod closed;
@@ -20,5 +20,6 @@ pub mod moves;
 pub mod registry;
 pub mod rpc;
 pub mod slot;
+pub mod stages;
 pub mod value;
 pub mod wire;

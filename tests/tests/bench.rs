@@ -80,6 +80,16 @@ fn a_cluster_for_one_measurement() {
         assert_eq!(processes.len(), 4, "three nodes and a proxy: {point}");
         assert!(processes.iter().all(|process| process["peak_rss_bytes"].as_u64().unwrap() > 1 << 20), "{point}");
     }
+    let report = place.report("write --nodes 3 --clients 2 --duration 500ms --warmup 200ms --breakdown");
+    let stages = report["breakdown"]["stages"].as_array().unwrap();
+    let names: Vec<&str> = stages.iter().map(|stage| stage["stage"].as_str().unwrap()).collect();
+    for stage in ["parse", "plan", "node", "queue", "replicate", "propose", "append", "fsync", "apply", "respond"] {
+        assert!(names.contains(&stage), "{stage} is missing: {report}");
+    }
+    let mean_us = |name: &str| stages.iter().find(|s| s["stage"] == name).unwrap()["mean_us"].as_f64().unwrap();
+    let within = mean_us("queue") + mean_us("replicate") + mean_us("apply");
+    let (node, client) = (mean_us("node"), report["latency_us"]["mean"].as_f64().unwrap());
+    assert!(within < node * 1.1 && node < client * 1.1, "{within} µs of {node} µs of {client} µs");
     let report = place.report("read --nodes 1 --rows 50 --clients 2 --rate 50 --duration 500ms --warmup 100ms");
     assert!(report["succeeded"].as_u64().unwrap() > 0 && report["failed"] == 0, "{report}");
     assert_eq!(report["settings"]["loop"], "open");

@@ -7,6 +7,7 @@
 //! things: [`moves`] rebalances a table while clients write, and [`tpch`] runs queries on a cluster and on
 //! plain SQLite, and compares.
 
+mod breakdown;
 mod driver;
 mod filled;
 mod keys;
@@ -23,6 +24,7 @@ mod workload;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use self::breakdown::Breakdown;
 use self::driver::Settings;
 use self::own::process::Usage;
 use self::own::{Target, TargetArgs, until_stopped};
@@ -41,6 +43,7 @@ Examples:
   flotilla bench write --clients 64 --rate 2000     2000 requests per second, whatever the answers do
   flotilla bench read --clients 16 --rows 100000 --level lease
   flotilla bench write --json > write.json
+  flotilla bench write --self --clients 64 --breakdown
   flotilla bench mixed --ycsb b --clients 32        95 % reads, 5 % updates, some keys hot
   flotilla bench scatter --query group --clients 4
   flotilla bench move --self --bytes 1GB            slots move to a new shard while clients write
@@ -122,6 +125,9 @@ struct CommonArgs {
     /// Use the table as it is
     #[arg(long, overrides_with = "setup")]
     no_setup: bool,
+    /// Tell where the time went, by what proxy and nodes measure themselves
+    #[arg(long)]
+    breakdown: bool,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -184,7 +190,7 @@ async fn measure<W: Workload>(args: CommonArgs, table: &str, workload: impl Fn(u
         let settings = settings(&args, &target, *clients);
         let mut runs = vec![];
         for _ in 0..args.repeat {
-            let run = one_run(&mut target, &settings, workload(*clients)).await?;
+            let run = one_run(&mut target, &settings, args.breakdown, workload(*clients)).await?;
             let stopped = run.outcome.stopped_early;
             runs.push(run);
             if stopped {
@@ -230,17 +236,30 @@ fn settings(args: &CommonArgs, target: &Target, clients: u32) -> Settings {
 }
 
 /// Runs once, and finds out what the processes of an own cluster used while it was measured.
-async fn one_run(target: &mut Target, settings: &Settings, workload: impl Workload) -> Result<Run, CommandError> {
+async fn one_run(
+    target: &mut Target,
+    settings: &Settings,
+    breakdown: bool,
+    workload: impl Workload,
+) -> Result<Run, CommandError> {
     let mut before: Vec<Usage> = vec![];
+    let mut stages_before = Ok(breakdown::Snapshot::new());
     let warm = async {
         tokio::time::sleep(settings.warmup).await;
         let (clients, time) = (settings.clients, duration::show(settings.duration));
         eprintln!("measuring {} with {clients} clients for {time}", settings.url);
+        if breakdown {
+            stages_before = breakdown::snapshot(target).await;
+        }
         before = usages(target);
         std::future::pending().await
     };
     let outcome = driver::run(settings, workload, warm).await?;
     let after = usages(target);
+    let stages = match breakdown {
+        true => Some(Breakdown::between(&stages_before?, &breakdown::snapshot(target).await?)),
+        false => None,
+    };
     let names = target.own.iter().flat_map(|own| own.processes.iter().map(|process| process.name().to_owned()));
     let used = names
         .zip(before.into_iter().zip(after))
@@ -249,7 +268,7 @@ async fn one_run(target: &mut Target, settings: &Settings, workload: impl Worklo
     if let Some(own) = &mut target.own {
         own.check()?;
     }
-    Ok(Run { outcome, used })
+    Ok(Run { outcome, used, stages })
 }
 
 fn usages(target: &Target) -> Vec<Usage> {

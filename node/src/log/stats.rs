@@ -6,6 +6,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::stages::{NodeStages, Stage};
+
 /// Upper bounds of the sync latency buckets, in microseconds; one more bucket holds the rest. From
 /// a disk with a protected write cache to one that is about to fail.
 pub const FSYNC_BUCKETS_US: [u64; 12] =
@@ -36,6 +38,8 @@ pub struct WalStats {
     pub fsync_us_total: AtomicU64,
     /// Counters: syncs by latency, not cumulative; bounds in [`FSYNC_BUCKETS_US`].
     pub fsync_us: [AtomicU64; FSYNC_BUCKETS_US.len() + 1],
+    /// Where time goes. All groups of a node share the log, so this is where its other parts find it, too.
+    pub stages: NodeStages,
 }
 
 impl WalStats {
@@ -46,5 +50,6 @@ impl WalStats {
         self.fsync_us[bucket].fetch_add(1, Relaxed);
         self.fsync_us_total.fetch_add(us, Relaxed);
         self.fsyncs.fetch_add(1, Relaxed);
+        self.stages.observe(Stage::Fsync, latency);
     }
 }

@@ -9,6 +9,7 @@ use std::fmt::Debug;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::{Bound, RangeBounds};
+use std::time::Instant;
 
 use bytes::Bytes;
 use flotilla_shared::ids::GroupId;
@@ -25,6 +26,7 @@ use super::error::LogError;
 use super::queue::Done;
 use super::record::Kind;
 use super::wal::Wal;
+use crate::stages::Stage;
 
 /// Bytes of entries that one bounded read gives out: one message to a follower, or one step of
 /// apply. Large enough to fill a network pipe, small enough to be copied for every follower.
@@ -233,6 +235,7 @@ where
         I: IntoIterator<Item = C::Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let begun = Instant::now();
         let mut piece = Vec::new();
         let mut piece_bytes = 0;
         for entry in entries {
@@ -244,7 +247,11 @@ where
             piece_bytes += payload.len();
             piece.push(payload);
         }
-        let done: Done = Box::new(move |result| callback.io_completed(result.map_err(io::Error::from)));
+        let stages = self.wal.stats().stages.clone();
+        let done: Done = Box::new(move |result| {
+            stages.observe(Stage::Append, begun.elapsed());
+            callback.io_completed(result.map_err(io::Error::from));
+        });
         Ok(self.wal.append(self.group, piece, Some(done)).await?)
     }
 

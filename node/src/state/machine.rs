@@ -4,9 +4,11 @@ use std::io;
 use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use flotilla_shared::ids::GroupId;
 use flotilla_shared::registry::Registry;
+use flotilla_shared::wire::{Body, Command};
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
@@ -15,7 +17,9 @@ use tokio::sync::watch;
 use super::apply::Machine;
 use super::pages::{Incoming, Outgoing};
 use super::store::{Applied, Store, block, storage};
-use crate::consensus::{CommittedLeaderId, Consensus, LogId, Peer, SnapshotMeta, StoredMembership};
+use crate::consensus::{CommittedLeaderId, Consensus, Entry, LogId, Payload, Peer, SnapshotMeta, StoredMembership};
+use crate::propose::now_us;
+use crate::stages::{NodeStages, Stage};
 
 /// Entries of one SQLite transaction at most: a commit costs the same for one as for hundreds, and
 /// beyond some hundreds the gain is gone while the first answer waits.
@@ -50,6 +54,7 @@ pub struct StateHandle {
     store: Arc<Store>,
     group: GroupId,
     registry: watch::Sender<Arc<Registry>>,
+    stages: NodeStages,
 }
 
 /// The state machine of one replica.
@@ -66,7 +71,25 @@ impl StateHandle {
     pub fn open(store: Arc<Store>, db: rusqlite::Connection, group: GroupId) -> io::Result<Self> {
         let machine = Machine::new(db, group)?;
         let registry = watch::channel(Arc::new(machine.registry().cloned().unwrap_or_default())).0;
-        Ok(Self { machine: Arc::new(Mutex::new(machine)), store, group, registry })
+        Ok(Self { machine: Arc::new(Mutex::new(machine)), store, group, registry, stages: NodeStages::default() })
+    }
+
+    /// The same, recording its times where all of the node are.
+    #[must_use]
+    pub fn counting(self, stages: NodeStages) -> Self {
+        Self { stages, ..self }
+    }
+
+    /// Records how long the writes that this replica proposed took to get here, and how many there are.
+    fn count_proposed<'a>(&self, proposed: impl Iterator<Item = &'a Entry>) -> usize {
+        let (now_us, mut writes) = (now_us(), 0);
+        for entry in proposed {
+            let Payload::Normal(Command { at_us, body: Body::Writes(list), .. }) = &entry.payload else { continue };
+            let took = Duration::from_micros(u64::try_from(now_us - at_us).unwrap_or(0));
+            self.stages.observe_all(Stage::Replicate, took, list.len());
+            writes += list.len();
+        }
+        writes
     }
 
     /// The state machine to hand to openraft.
@@ -146,6 +169,8 @@ impl<C: Consensus> RaftStateMachine<C> for StateMachine<C> {
                 entries.push(entry);
                 responders.push(responder);
             }
+            let waited_for = entries.iter().zip(&responders).filter_map(|(entry, r)| r.as_ref().map(|_| entry));
+            let (writes, begun) = (self.handle.count_proposed(waited_for), Instant::now());
             let outcomes = block(self.handle.store.executor(), || {
                 let mut machine = self.handle.lock();
                 self.handle.store.truncate_wal(machine.db())?;
@@ -153,6 +178,7 @@ impl<C: Consensus> RaftStateMachine<C> for StateMachine<C> {
                 self.handle.publish(&machine);
                 io::Result::Ok(outcomes)
             })?;
+            self.handle.stages.observe_all(Stage::Apply, begun.elapsed(), writes);
             for (responder, outcome) in responders.into_iter().zip(outcomes) {
                 if let Some(responder) = responder {
                     responder.send(outcome);

@@ -12,10 +12,12 @@ use flotilla_shared::wire::Statement;
 use hyper::Method;
 use hyper::header::HeaderValue;
 use serde_json::Value as Json;
+use tokio::time::Instant;
 
 use super::params::{Fields, bad};
 use super::stream;
 use crate::Proxy;
+use crate::metrics::Stage;
 use crate::mirror::MAX_SQL_BYTES;
 use crate::respond;
 
@@ -24,6 +26,7 @@ pub const MAX_STATEMENTS: usize = 10_000;
 
 /// Runs the statements of a request. `reads_only` refuses all but reads.
 pub async fn run(proxy: &Proxy, reads_only: bool, mut request: HttpRequest) -> Result<HttpResponse, Error> {
+    let arrived = Instant::now();
     let body = match request.method {
         Method::POST => Some(request.json()?),
         _ => None,
@@ -35,6 +38,7 @@ pub async fn run(proxy: &Proxy, reads_only: bool, mut request: HttpRequest) -> R
         Some(body) => statements(body)?,
         None => (vec![from_query(&request)?], true),
     };
+    proxy.metrics.took(Stage::Parse, arrived.elapsed());
     if let Some(long) = statements.iter().find(|statement| statement.sql.len() > MAX_SQL_BYTES) {
         return Err(Error::new(
             Code::TooLarge,
@@ -55,7 +59,10 @@ pub async fn run(proxy: &Proxy, reads_only: bool, mut request: HttpRequest) -> R
         (false, true) => vec![Ok(proxy.run(&statements[0], 0, &options).await?)],
         (false, false) => proxy.run_batch(&statements, &options).await,
     };
-    Ok(http::bytes(200, HeaderValue::from_static("application/json"), Bytes::from(respond::results(&outcomes))))
+    let known = Instant::now();
+    let body = Bytes::from(respond::results(&outcomes));
+    proxy.metrics.took(Stage::Respond, known.elapsed());
+    Ok(http::bytes(200, HeaderValue::from_static("application/json"), body))
 }
 
 pub(super) fn from_query(request: &HttpRequest) -> Result<Statement, Error> {

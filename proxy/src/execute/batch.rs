@@ -11,11 +11,13 @@ use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::GroupId;
 use flotilla_shared::wire::{Statement, Write, WriteResult};
 use futures::StreamExt;
+use tokio::time::Instant;
 
 use crate::Proxy;
 use crate::analyze::Verb;
 use crate::execute::send::{self, Job, MAX_FAN_OUT, MAX_WRITE_BYTES};
 use crate::execute::{Options, claim_slot_of_id, input, once, recall};
+use crate::metrics::Stage;
 use crate::plan::{self, Plan};
 use crate::respond::Output;
 
@@ -59,6 +61,7 @@ impl Proxy {
         if options.shard.is_some() || options.reads_only {
             return Ok(None);
         }
+        let begun = Instant::now();
         let Ok(ready) = self.ready(&statement.sql, options).await else {
             // An earlier write of the batch cannot change what SQLite says of it, but an earlier
             // schema statement already has; running it gives the error in its place.
@@ -77,6 +80,7 @@ impl Proxy {
         }
         let Plan::One(part) = &plan else { return Ok(None) };
         self.metrics.planned(plan.class());
+        self.metrics.took(Stage::Plan, begun.elapsed());
         self.check_rewritten(&ready, &plan)?;
         let job = Job { prepared: &ready.prepared, statement, schema: ready.mirror.version, options };
         let write = job.write(part, id);

@@ -36,6 +36,7 @@ use tokio::time::Instant;
 use crate::Proxy;
 use crate::analyze::{self, Verb};
 use crate::explain::Explanation;
+use crate::metrics::Stage;
 use crate::mirror::{Mirror, Prepared};
 use crate::plan::{self, Input, Part, Plan};
 use crate::respond::Output;
@@ -157,6 +158,7 @@ impl Proxy {
         let id = options.id.part(index);
         let (mut pause, mut collisions) = (FIRST_PAUSE, 0);
         loop {
+            let begun = Instant::now();
             let ready = match self.ready(&statement.sql, options).await {
                 // A schema statement that was carried out no longer prepares.
                 Err(error) if options.keyed && matches!(error.code, Code::SqlError | Code::NoSuchTable) => {
@@ -181,6 +183,7 @@ impl Proxy {
                 return self.run_local(&ready, &statement.params, options).await;
             }
             self.metrics.planned(plan.class());
+            self.metrics.took(Stage::Plan, begun.elapsed());
             let due = recall::is_due(&plan, options);
             if let Plan::Refused(error) = &plan {
                 match self.refused(error.clone(), &ready.registry, options).await {

@@ -6,10 +6,12 @@ use flotilla_shared::ids::{GroupId, RequestId, SchemaVersion};
 use flotilla_shared::value::Value;
 use flotilla_shared::wire::{Read, Request, Response, Route, Rows, Statement, StatementResult, Write, WriteResult};
 use futures::StreamExt;
+use tokio::time::Instant;
 
 use crate::Proxy;
 use crate::execute::Options;
 use crate::execute::once::is_fence;
+use crate::metrics::Stage;
 use crate::mirror::Prepared;
 use crate::plan::Part;
 use crate::respond::Output;
@@ -89,9 +91,16 @@ pub fn check_size(write: &Write) -> Result<(), Error> {
 }
 
 impl Proxy {
+    async fn timed<T>(&self, call: impl Future<Output = T>) -> T {
+        let sent = Instant::now();
+        let answer = call.await;
+        self.metrics.took(Stage::Node, sent.elapsed());
+        answer
+    }
+
     /// Runs a read on one shard.
     pub(crate) async fn send_read(&self, shard: GroupId, read: Read, options: &Options) -> Result<Rows, Error> {
-        match self.cluster.call(shard, Request::Read { group: shard, read }, options.deadline).await? {
+        match self.timed(self.cluster.call(shard, Request::Read { group: shard, read }, options.deadline)).await? {
             Response::Rows(rows) => {
                 self.metrics.pulled(&rows.values);
                 Ok(rows)
@@ -118,7 +127,7 @@ impl Proxy {
         options: &Options,
     ) -> Result<Vec<WriteResult>, Error> {
         let count = writes.len();
-        match self.cluster.call(shard, Request::Write { group: shard, writes }, options.deadline).await? {
+        match self.timed(self.cluster.call(shard, Request::Write { group: shard, writes }, options.deadline)).await? {
             Response::Writes(results) if results.len() == count => Ok(results),
             other => Err(unexpected(&other)),
         }

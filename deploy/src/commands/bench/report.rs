@@ -6,6 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value as Json, json};
 
+use super::breakdown::Breakdown;
 use super::driver::{Outcome, Settings};
 use super::machine;
 use super::own::process::Usage;
@@ -21,6 +22,8 @@ pub struct Run {
     pub outcome: Outcome,
     /// What each process of an own cluster used: time while it was measured, memory at the end.
     pub used: Vec<(String, Usage)>,
+    /// Where the time went, if that was asked for.
+    pub stages: Option<Breakdown>,
 }
 
 impl Run {
@@ -81,6 +84,7 @@ impl Point {
             "latency_us": latency_json(&recorder.latency_us),
             "operations": kinds.collect::<Map<_, _>>(),
             "processes": used.collect::<Vec<_>>(),
+            "breakdown": run.stages.as_ref().map(Breakdown::json),
             "runs": self.runs.iter().map(|run| json!({
                 "per_second": run.per_second(),
                 "latency_us": latency_json(&run.outcome.recorder.latency_us),
@@ -167,6 +171,12 @@ impl Report {
         match &self.points[..] {
             [point] => point_text(&mut out, point),
             points => points_text(&mut out, points),
+        }
+        for point in &self.points {
+            if let Some(stages) = &point.median().stages {
+                let _ = writeln!(out, "where the time went with {} clients", point.settings.clients);
+                out += &stages.text();
+            }
         }
         out
     }
@@ -272,7 +282,7 @@ mod tests {
         recorder.errors.insert("unavailable".into(), 3);
         let usage = Usage { cpu: Duration::from_millis(10), rss_bytes: 3 << 20, peak_rss_bytes: 4 << 20 };
         let outcome = Outcome { recorder, measured: Duration::from_secs(2), stopped_early: true };
-        Run { outcome, used: vec![("node 1".into(), usage)] }
+        Run { outcome, used: vec![("node 1".into(), usage)], stages: None }
     }
 
     fn settings(clients: u32) -> Settings {

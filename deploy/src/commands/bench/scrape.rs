@@ -18,6 +18,13 @@ pub struct Sample {
     pub value: f64,
 }
 
+impl Sample {
+    /// The value of a label.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels.iter().find(|(label, _)| label == name).map(|(_, value)| value.as_str())
+    }
+}
+
 /// Reads the OpenMetrics text; lines that are none are passed over. Values of our labels hold no quotes,
 /// commas or braces.
 pub fn samples(text: &str) -> Vec<Sample> {
@@ -90,8 +97,10 @@ mod tests {
         let found = samples(text);
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].name.as_str(), found[0].value), ("a_total", 3.0));
-        assert_eq!(found[1].labels[1], ("le".to_owned(), "+Inf".to_owned()));
-        assert_eq!(found[1].labels[0].1, "shard1");
+        assert_eq!(
+            (found[1].label("le"), found[1].label("group"), found[1].label("x")),
+            (Some("+Inf"), Some("shard1"), None)
+        );
         assert_eq!((found[1].name.as_str(), found[1].value), ("b", 4.5));
     }
 }
