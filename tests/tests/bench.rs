@@ -66,12 +66,16 @@ fn processes_with(folder: &Path) -> Vec<String> {
 #[test]
 fn a_cluster_for_one_measurement() {
     let place = Place::new();
-    let report = place.report("write --nodes 3 --shards 2 --clients 2,4 --duration 500ms --warmup 200ms --repeat 2");
+    let plot = tempfile::NamedTempFile::new().unwrap();
+    let sweep = "write --nodes 3 --shards 2 --clients 2,4 --duration 500ms --warmup 200ms --repeat 2 --plot";
+    let report = place.report(&format!("{sweep} {}", plot.path().display()));
     assert_eq!(report["cluster"]["nodes"], 3);
     assert_eq!(report["cluster"]["shards"], 2);
     assert!(report["machine"]["sync_us"]["p50"].as_u64().is_some(), "{report}");
     assert!(report["machine"]["cores"].as_u64().is_some_and(|cores| cores > 0), "{report}");
     let points = report["points"].as_array().unwrap();
+    let picture = std::fs::read_to_string(plot.path()).unwrap();
+    assert!(picture.starts_with("<svg") && picture.contains("3 nodes, 2 shards"), "{picture}");
     assert_eq!(points.len(), 2);
     for point in points {
         assert_eq!(point["runs"].as_array().unwrap().len(), 2);
@@ -104,6 +108,21 @@ fn a_round_trip_between_nodes() {
     assert_eq!(report["cluster"]["rtt_ms"], 100.0);
     let written_us = report["latency_us"]["p50"].as_u64().unwrap();
     assert!((100_000..190_000).contains(&written_us), "{written_us} µs");
+}
+
+/// An idle cluster's processes are looked at, then with connections, then while these write.
+#[test]
+fn an_idle_cluster() {
+    let place = Place::new();
+    let report = place.report("idle --nodes 1 --shards 2 --clients 20 --duration 500ms");
+    let processes = report["processes"].as_array().unwrap();
+    assert_eq!(processes.len(), 2, "a node and a proxy: {report}");
+    for process in processes {
+        for memory in ["idle_rss_bytes", "connected_rss_bytes", "loaded_peak_rss_bytes"] {
+            assert!(process[memory].as_u64().unwrap() > 1 << 20, "{memory}: {report}");
+        }
+    }
+    assert!(report["idle_cpu_percent"].as_f64().unwrap() >= 0.0, "{report}");
 }
 
 /// Each of YCSB's mixes does all its kinds of operations, and queries over all shards give the right answers.

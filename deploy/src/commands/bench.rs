@@ -3,24 +3,27 @@
 //! A cluster is there, or is started for the run ([`own`]). A workload prepares its table ([`workload`]),
 //! then its clients each keep one request in flight on one connection of their own ([`driver`]) until the
 //! time is over; what they measured is merged and printed with the [`machine`] that it was measured on
-//! ([`report`]). A new workload is a new [`workload::Workload`] and a subcommand here. Two do other
-//! things: [`moves`] rebalances a table while clients write, and [`tpch`] runs queries on a cluster and on
+//! ([`report`]). A new workload is a new [`workload::Workload`] and a subcommand here. Three do other
+//! things: [`idle`] looks at what the processes use, [`moves`] rebalances a table while clients write, and [`tpch`] runs queries on a cluster and on
 //! plain SQLite, and compares.
 
 mod breakdown;
 mod driver;
 mod filled;
+mod idle;
 mod keys;
 mod machine;
 mod mixed;
 mod moves;
 mod own;
+mod plot;
 mod report;
 mod scatter;
 mod scrape;
 mod tpch;
 mod workload;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -39,13 +42,14 @@ use super::{CommandError, duration, finish};
 Examples:
   flotilla bench write                              one client, 10 s
   flotilla bench write --clients 64 --duration 30s
-  flotilla bench write --self --nodes 3 --shards 2 --clients 1,16,64 --repeat 3
+  flotilla bench write --self --nodes 3 --shards 2 --clients 1,16,64 --repeat 3 --plot write.svg
   flotilla bench write --clients 64 --rate 2000     2000 requests per second, whatever the answers do
   flotilla bench read --clients 16 --rows 100000 --level lease
   flotilla bench write --json > write.json
   flotilla bench write --self --clients 64 --breakdown
   flotilla bench mixed --ycsb b --clients 32        95 % reads, 5 % updates, some keys hot
   flotilla bench scatter --query group --clients 4
+  flotilla bench idle --self --shards 32            processor time of an idle cluster, memory
   flotilla bench move --self --bytes 1GB            slots move to a new shard while clients write
   flotilla bench tpch --scale 0.01                  loads TPC-H, then compares with SQLite
 
@@ -88,6 +92,8 @@ enum WorkloadArgs {
         #[command(flatten)]
         args: scatter::ScatterArgs,
     },
+    /// What a cluster costs that does nothing, and what connections cost
+    Idle(idle::IdleArgs),
     /// Slots that move to new shards while clients write
     Move(moves::MoveArgs),
     /// The 22 queries of TPC-H, against one SQLite file with the same rows
@@ -128,6 +134,9 @@ struct CommonArgs {
     /// Tell where the time went, by what proxy and nodes measure themselves
     #[arg(long)]
     breakdown: bool,
+    /// Also draw latency against throughput, for several numbers of --clients
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -169,6 +178,7 @@ async fn run_inner(args: BenchArgs) -> Result<(), CommandError> {
             let table = common.table_or("bench_scatter");
             measure(common, &table, |_| scatter::Scatter::new(&table, &args)).await
         }
+        WorkloadArgs::Idle(args) => idle::run(args).await,
         WorkloadArgs::Move(args) => moves::run(args).await,
         WorkloadArgs::Tpch(args) => tpch::run(args).await,
     }
@@ -178,6 +188,9 @@ async fn run_inner(args: BenchArgs) -> Result<(), CommandError> {
 async fn measure<W: Workload>(args: CommonArgs, table: &str, workload: impl Fn(u32) -> W) -> Result<(), CommandError> {
     if args.duration.is_zero() {
         return Err(CommandError::Usage("--duration is longer than nothing".into()));
+    }
+    if args.plot.is_some() && args.clients.len() < 2 {
+        return Err(CommandError::Usage("--plot needs several numbers of --clients, such as 1,4,16,64".into()));
     }
     let mut target = args.target.ready().await?;
     let machine = machine_of(&target).await?;
@@ -206,6 +219,9 @@ async fn measure<W: Workload>(args: CommonArgs, table: &str, workload: impl Fn(u
     let report = Report::new(first.name(), described, machine, cluster, points);
     // The cluster goes before its figures are read.
     drop(target);
+    if let Some(path) = &args.plot {
+        std::fs::write(path, report.svg()).map_err(|error| CommandError::io(path.display(), &error))?;
+    }
     if args.json {
         println!("{}", report.json());
     } else {

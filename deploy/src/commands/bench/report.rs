@@ -10,6 +10,7 @@ use super::breakdown::Breakdown;
 use super::driver::{Outcome, Settings};
 use super::machine;
 use super::own::process::Usage;
+use super::plot::{self, PlotPoint};
 use crate::commands::duration::show;
 use crate::commands::output::{new_table, plain};
 
@@ -159,6 +160,19 @@ impl Report {
             json.extend(last.json());
         }
         json
+    }
+
+    /// Latency against throughput, a point for each number of clients.
+    pub fn svg(&self) -> String {
+        let points = self.points.iter().map(|point| {
+            let run = point.median();
+            let at = |quantile| run.outcome.recorder.latency_us.value_at_quantile(quantile) as f64;
+            let (clients, per_second) = (point.settings.clients, run.per_second());
+            PlotPoint { clients, per_second, p50_us: at(0.5), p99_us: at(0.99) }
+        });
+        let (nodes, shards) = (&self.cluster["nodes"], &self.cluster["shards"]);
+        let title = format!("flotilla bench {}: {nodes} nodes, {shards} shards", self.workload);
+        plot::svg(&title, &machine::text(&self.machine), &points.collect::<Vec<_>>())
     }
 
     /// For people.
@@ -335,5 +349,6 @@ mod tests {
         let json = report.json();
         assert_eq!(json["points"][0]["per_second"], 300.0);
         assert_eq!(json["per_second"], 900.0);
+        assert_eq!(report.svg().matches("<circle").count(), 4);
     }
 }
