@@ -226,7 +226,7 @@ impl Placement {
         let left = all as usize - shares.values().sum::<usize>();
         // Who has too much anyway keeps one of those that are left over: it need not move.
         let mut divided: Vec<GroupId> =
-            self.shards.iter().copied().filter(|shard| all * weight(*shard) % sum > 0).collect();
+            self.shards.iter().copied().filter(|shard| !(all * weight(*shard)).is_multiple_of(sum)).collect();
         divided.sort_by_key(|shard| {
             let owned = self.slots_of(*shard);
             (Reverse(owned > shares[shard]), Reverse(all * weight(*shard) % sum), Reverse(owned), *shard)
