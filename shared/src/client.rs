@@ -50,6 +50,8 @@ pub struct Cluster {
     changed: watch::Sender<u64>,
     leaders: DashMap<GroupId, NodeId>,
     turn: AtomicUsize,
+    /// Which replica the next call asks first, where it knows no leader.
+    first: AtomicUsize,
     unheard: ArcSwapOption<Error>,
 }
 
@@ -63,6 +65,7 @@ impl Cluster {
             changed: watch::channel(0).0,
             leaders: DashMap::new(),
             turn: AtomicUsize::new(0),
+            first: AtomicUsize::new(0),
             unheard: ArcSwapOption::empty(),
         })
     }
@@ -215,6 +218,9 @@ impl Cluster {
         let mut pause = FIRST_PAUSE;
         let mut sent = false;
         let mut last;
+        // Not the same one first each time: who has little time and asks again and again would never get past
+        // a replica that does not answer.
+        let first = self.first.fetch_add(1, Ordering::Relaxed);
         let mut tried = 0usize;
         let mut incompatible = 0usize;
         loop {
@@ -222,7 +228,7 @@ impl Cluster {
                 return Err(Error::new(Code::StaleRoute, format!("{group} was taken out of the cluster")));
             }
             let timeout = try_timeout(deadline.saturating_duration_since(Instant::now()));
-            let (node, addr) = self.pick(group, tried);
+            let (node, addr) = self.pick(group, first.wrapping_add(tried));
             tried += 1;
             match self.pool.send(&addr, payload.clone(), timeout).await {
                 Ok(Ok(response)) => {
@@ -285,7 +291,7 @@ impl Cluster {
     }
 
     /// Whom to ask: the known leader, else the replicas in turn.
-    fn pick(&self, group: GroupId, tried: usize) -> (Option<NodeId>, String) {
+    fn pick(&self, group: GroupId, turn: usize) -> (Option<NodeId>, String) {
         let registry = self.registry.load();
         let leader = self.leaders.get(&group).map(|node| *node);
         if let Some((node, info)) = leader.and_then(|node| registry.nodes.get_key_value(&node)) {
@@ -293,7 +299,7 @@ impl Cluster {
         }
         // One that does not vote never leads.
         let replicas: Vec<&ReplicaInfo> = registry.replicas(group).iter().filter(|info| info.votes).collect();
-        match replicas.get(tried % replicas.len().max(1)).and_then(|r| registry.nodes.get_key_value(&r.node)) {
+        match replicas.get(turn % replicas.len().max(1)).and_then(|r| registry.nodes.get_key_value(&r.node)) {
             Some((node, info)) => (Some(*node), info.raft_addr.clone()),
             None => (None, self.meta_addr()),
         }
@@ -346,4 +352,52 @@ impl Cluster {
 pub fn unexpected(response: &Response) -> Error {
     let text: String = format!("{response:?}").chars().take(80).collect();
     Error::new(Code::WrongPeer, format!("an answer of another kind came: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::ids::ReplicaId;
+    use crate::registry::NodeInfo;
+    use crate::rpc;
+
+    /// Answers everything.
+    struct Answering;
+
+    impl rpc::Session for Answering {
+        fn handle(&mut self, _: u8, _: Bytes, reply: rpc::Reply) {
+            let answer: Result<Response, Error> = Ok(Response::Registry(None));
+            reply.send_now(postcard::to_stdvec(&answer).unwrap().into());
+        }
+    }
+
+    /// Who has time for one replica only, and asks again and again, gets past one that does not answer.
+    #[tokio::test]
+    async fn a_silent_replica_is_not_always_asked_first() {
+        let (silent, answering) =
+            (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let mut registry = Registry { version: 1, ..Registry::default() };
+        for (number, listener) in [(1, &silent), (2, &answering)] {
+            let (node, raft_addr) = (NodeId(number), listener.local_addr().unwrap().to_string());
+            let replica = ReplicaInfo { node, replica: ReplicaId(number), votes: true };
+            let http_addr = String::new();
+            let info = NodeInfo { instance: 1, raft_addr, http_addr, zone: None, removed: false };
+            registry.nodes.insert(node, info);
+            registry.groups.entry(GroupId(1)).or_default().push(replica);
+        }
+        let (_stop, stopped) = watch::channel(false);
+        tokio::spawn(rpc::serve(answering, || Answering, stopped));
+        let cluster = Cluster::new(vec![]);
+        cluster.learn(registry);
+        let mut answers = 0;
+        for _ in 0..2 {
+            let request = Request::Watch { since: 0, wait_ms: 0, fresh: false };
+            let deadline = Instant::now() + Duration::from_millis(100);
+            answers += u32::from(cluster.call(GroupId(1), request, deadline).await.is_ok());
+        }
+        assert_eq!(answers, 1, "the replicas take turns");
+    }
 }
