@@ -16,6 +16,7 @@ pub mod bugs;
 pub mod compare;
 pub mod expr;
 pub mod local;
+pub mod mover;
 pub mod query;
 pub mod remote;
 pub mod report;
