@@ -21,7 +21,7 @@ const BOUNDS: usize = 24;
 /// The upper bound of a bucket, in seconds.
 fn bound_s(bucket: usize) -> f64 {
     match bucket {
-        BOUNDS => f64::MAX,
+        BOUNDS => f64::INFINITY,
         bucket => (1u64 << bucket) as f64 / 1e6,
     }
 }
