@@ -163,7 +163,7 @@ impl Rounds {
             match (ticket, confirmed) {
                 (ticket, Err(error)) => ticket.refuse(error.clone()),
                 (Ticket::Go(waiting), Ok(())) => drop(waiting.send(Ok(()))),
-                (Ticket::Read(pending), Ok(())) => reads.push(pending),
+                (Ticket::Read(pending), Ok(())) => reads.push(*pending),
             }
         }
         // A task of its own for one read would be as dear as the read.
@@ -179,7 +179,7 @@ impl Rounds {
     }
 }
 
-fn run(store: &Arc<Store>, stages: &NodeStages, reads: impl IntoIterator<Item = Box<Pending>>) {
+fn run(store: &Arc<Store>, stages: &NodeStages, reads: Vec<Pending>) {
     for pending in reads {
         let begun = Instant::now();
         stages.observe(Stage::Confirm, begun - pending.arrived);
