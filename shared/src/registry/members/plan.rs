@@ -314,6 +314,3 @@ fn no_spare(group: GroupId) -> Error {
     Error::new(Code::Unavailable, format!("no node that answers can take another replica of {group}"))
         .hint("let another node join, or start one that is down")
 }
-
-#[cfg(test)]
-mod tests;
