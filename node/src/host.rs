@@ -357,6 +357,10 @@ impl Host {
     /// [`Code::Conflict`] when another replica of the group is here, or what the disk says.
     pub async fn create_replica(self: &Arc<Self>, group: GroupId, id: ReplicaId) -> Result<(), Error> {
         let _changing = self.changing.lock().await;
+        // Asked by a driver that fell behind: nobody would ever drop it.
+        if self.cluster.registry().is_gone(group) {
+            return Err(Error::new(Code::NoSuchObject, format!("{group} has left the cluster")));
+        }
         if let Some(present) = self.replica(group) {
             return match present.id == id {
                 true => Ok(()),

@@ -7,7 +7,8 @@
 //! that it needs a majority of the old voters and of the new ones; one that a leader left half done is
 //! finished by the next call. Refused: what would leave the group without a majority that answers.
 //!
-//! The registry tells each node what was taken out while it was away; [`sweep`] drops that.
+//! The registry tells each node what was taken out while it was away; [`sweep`] drops that, and whatever is
+//! here of a shard that has left the cluster: a replica may have come to it as it left.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -196,6 +197,9 @@ async fn drop_left(host: &Arc<Host>, registry: &Registry) -> Result<(), Error> {
             drop_one(host, replica.group(), replica.id()).await?;
         }
         return Ok(());
+    }
+    for replica in host.replicas().iter().filter(|replica| registry.is_gone(replica.group())) {
+        drop_one(host, replica.group(), replica.id()).await?;
     }
     for (group, left) in registry.left.iter().filter(|(_, left)| left.node == us.node) {
         drop_one(host, *group, left.replica).await?;

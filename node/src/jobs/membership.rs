@@ -215,8 +215,8 @@ impl<G: Ground> Worker<'_, G> {
     async fn carry(&self, exchange: &Exchange) -> Result<Attempt, Error> {
         let Exchange { id, group, add, remove, .. } = exchange;
         if !self.registry.groups.contains_key(group) {
-            let failed = Some(Error::new(Code::NoSuchObject, format!("{group} has left the cluster")));
-            return self.record(MemberStep::Abandon { id: *id, failed }).await;
+            // A job that is about a node goes on with other groups; what comes next is decided anew.
+            return self.record(MemberStep::Abandon { id: *id, failed: None }).await;
         }
         let known =
             |info: &ReplicaInfo| self.registry.replicas(*group).iter().any(|other| other.replica == info.replica);

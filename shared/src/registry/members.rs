@@ -343,7 +343,7 @@ impl Registry {
 
     /// What an exchange leaves: the group's replicas, and the one that its node is to drop.
     fn exchanged(&mut self, exchange: &Exchange) {
-        // A shard that left the cluster meanwhile stays away.
+        // A shard that left the cluster meanwhile stays away: nodes drop whatever they have of it.
         let Some(replicas) = self.groups.get_mut(&exchange.group) else { return };
         replicas.retain(|info| {
             let same = |other: &Option<ReplicaInfo>| other.is_some_and(|other| other.replica == info.replica);

@@ -8,8 +8,8 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
-use flotilla_shared::ids::ReplicaId;
-use flotilla_shared::registry::MoveChange;
+use flotilla_shared::ids::{ReplicaId, RequestId};
+use flotilla_shared::registry::{MoveChange, MoveOptions};
 
 use super::*;
 use crate::state::tests::Random;
@@ -20,6 +20,9 @@ const FAULTS: u32 = 30;
 /// Calls after which everything that still runs is cancelled, and after which that must have ended.
 const CANCEL_AFTER: u32 = 4000;
 const MAX_CALLS: u32 = 12_000;
+
+/// The shard that leaves, where one does.
+const LEAVING: GroupId = GroupId(3);
 
 /// Replicas that a group is made with.
 const VOTERS: usize = 3;
@@ -59,6 +62,8 @@ struct Inner {
     keeps_size: bool,
     faults: u32,
     calls: u32,
+    /// The call before which [`LEAVING`] leaves the cluster.
+    leaves_at: Option<u32>,
     late: Vec<Late>,
 }
 
@@ -98,6 +103,7 @@ impl World {
             keeps_size: true,
             faults: FAULTS,
             calls: 0,
+            leaves_at: None,
             late: vec![],
         };
         for (group, replicas) in &groups {
@@ -176,6 +182,9 @@ impl Inner {
             return Err(Error::new(Code::Unavailable, "the node is down"));
         }
         match request {
+            Request::CreateReplica { group, .. } if self.registry.is_gone(group) => {
+                return Err(Error::new(Code::NoSuchObject, "the group has left"));
+            }
             Request::CreateReplica { group, replica, .. } => match self.nodes[&node].hosted.get(&group) {
                 Some(other) if *other != replica => return Err(Error::new(Code::Conflict, "another is here")),
                 Some(_) => (),
@@ -278,6 +287,9 @@ impl Inner {
             *down = (*down).max(20);
         }
         self.sweep();
+        if self.leaves_at == Some(self.calls) {
+            self.leave(LEAVING);
+        }
         if self.calls == CANCEL_AFTER {
             let running: Vec<JobId> = self.running().collect();
             for job in running {
@@ -287,16 +299,32 @@ impl Inner {
         assert!(self.calls < MAX_CALLS, "{:#?}", self.registry.jobs);
     }
 
+    /// Another job takes a shard out: it drops the replicas that the registry listed.
+    fn leave(&mut self, shard: GroupId) {
+        let request = RequestId::random();
+        let kind = JobKind::RemoveShard { shard, options: MoveOptions::default() };
+        self.meta(MetaCommand::CreateJob { request, kind }).unwrap();
+        let job = *self.registry.jobs.keys().next_back().unwrap();
+        self.meta(MetaCommand::Move { job, change: MoveChange::DropShard { shard } }).unwrap();
+        for info in self.registry.jobs[&job].progress.clone().unwrap().dropping {
+            self.node(info.node, Request::DropReplica { group: shard, replica: info.replica }).unwrap();
+        }
+        let end = MetaCommand::EndJob { job, state: JobState::Done, error: None, effects: vec![], results: vec![] };
+        self.meta(end).unwrap();
+    }
+
     fn running(&self) -> impl Iterator<Item = JobId> + '_ {
         self.registry.jobs.values().filter(|job| !job.ended()).map(|job| job.id)
     }
 
-    /// Some node that is up drops what the registry says; one that has left drops all.
+    /// Some node that is up drops what the registry says; one that has left drops all, and each what it has of
+    /// a shard that has left.
     fn sweep(&mut self) {
         for (id, node) in self.nodes.iter_mut().filter(|(_, node)| node.down == 0) {
             if self.registry.nodes[id].removed {
                 node.hosted.clear();
             }
+            node.hosted.retain(|group, _| !self.registry.is_gone(*group));
         }
         let Some(at) = self.registry.left.len().checked_sub(1) else { return };
         let (group, info) = self.registry.left[self.random.below(at + 1)];
@@ -333,7 +361,7 @@ impl Inner {
         self.check();
         for job in self.registry.jobs.values() {
             assert!(job.ended(), "{job:?}");
-            assert!(job.members.as_ref().unwrap().exchange.is_none(), "{job:?}");
+            assert!(job.members.iter().all(|members| members.exchange.is_none()), "{job:?}");
         }
         for (group, replicas) in &self.registry.groups {
             let voters: BTreeSet<ReplicaId> =

@@ -90,6 +90,9 @@ impl Registry {
     /// Why it cannot have it; [`Code::Unavailable`]: not now.
     pub fn next_exchange(&self, kind: &JobKind, next: u32, sight: &Sight) -> Result<Option<Planned>, Error> {
         match kind {
+            JobKind::Replicas { goal: ReplicaGoal::Group { group, .. }, .. } if !self.groups.contains_key(group) => {
+                Err(Error::new(Code::NoSuchObject, format!("{group} has left the cluster")).hint("see GET /shard"))
+            }
             JobKind::Replicas { goal: ReplicaGoal::Group { group, changes }, .. } => {
                 for (index, change) in (0..).zip(changes).skip(next as usize) {
                     if let Some(planned) = self.change_of(*group, *change, index)? {

@@ -1,6 +1,6 @@
 //! What happens in that world, and what must hold in the end.
 
-use flotilla_shared::ids::{META, RequestId};
+use flotilla_shared::ids::META;
 use flotilla_shared::registry::ReplicaChange;
 
 use super::*;
@@ -124,6 +124,40 @@ fn nothing_is_left_over() {
             assert_eq!(inner.left_over(), 0, "{:?} {:?} {hosted:?}", inner.registry.groups, inner.registry.jobs);
         });
     }
+}
+
+/// A shard leaves at any moment of a job that changes replicas: of a node's it is as if the shard had not been
+/// there, one about the shard alone ends, too, and no node keeps a replica of it.
+#[test]
+fn a_shard_leaves_meanwhile() {
+    let mut failed = 0;
+    for seed in seeds() {
+        with_seed(seed, |seed| {
+            let world = World::new(seed);
+            let node = world.lock().registry.replicas(LEAVING)[0].node;
+            let drain = JobKind::Replicas { goal: ReplicaGoal::Drain { node }, patience_ms: 60_000 };
+            let replace = group_goal(LEAVING, ReplicaChange::Replace { from: node, to: NodeId(6) });
+            let add = group_goal(LEAVING, ReplicaChange::Add { node: NodeId(6), votes: true });
+            start(&world, [drain, JobKind::Remove { node }, replace, add][seed as usize % 4].clone());
+            {
+                let mut inner = world.lock();
+                inner.faults = 0;
+                inner.leaves_at = Some(1 + inner.random.below(40) as u32);
+            }
+            drive(&world);
+            let mut inner = world.lock();
+            inner.check_end();
+            let gone = !inner.registry.groups.contains_key(&LEAVING);
+            let job = inner.registry.jobs.values().next().unwrap();
+            let of_a_node = seed % 4 < 2;
+            assert!(job.state == JobState::Done || (gone && !of_a_node && job.state == JobState::Failed), "{job:?}");
+            failed += u32::from(job.state == JobState::Failed);
+            assert!(!of_a_node || inner.registry.replicas_on(node).count() == 0, "{:?}", inner.registry.groups);
+            let hosted: Vec<_> = inner.nodes.iter().map(|(id, node)| (id, &node.hosted)).collect();
+            assert_eq!(inner.left_over(), 0, "{hosted:?}");
+        });
+    }
+    assert!(failed > 0, "the shard never left before the job was over");
 }
 
 /// A replica that never catches up is given up in time, with the reason, and its group is as before.
