@@ -49,7 +49,12 @@ impl Cluster {
             folders.find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&of_group)))?;
         let generation = generations::read_current(&folder).expect("a generation")?;
         let path = generations::generation_path(&folder, generation);
-        Some(Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the database opens"))
+        match Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
+            Ok(db) => Some(db),
+            // A replica that was taken out is dropped at any moment.
+            Err(_) if !path.exists() => None,
+            Err(why) => panic!("{}: {why}", path.display()),
+        }
     }
 
     /// What a replica owns of a placement, by its own table.
