@@ -3,6 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use flotilla_shared::error::Code;
+use flotilla_shared::ids::{GroupId, NodeId, ReplicaId};
+use flotilla_shared::rpc::Pool;
+use flotilla_shared::wire::{Request, Response};
 use flotilla_tests::harness::accounts::{Accounts, Load, Mix, longest};
 use flotilla_tests::harness::wait::PATIENCE;
 use flotilla_tests::harness::{Client, Cluster, Layout, Session, eventually};
@@ -56,6 +60,16 @@ async fn dropped(cluster: &Cluster, node: usize, group: &str) {
     .await;
 }
 
+/// Waits until a node has joined.
+async fn is_up(session: &mut Session, id: u64) {
+    eventually(&format!("node {id} has joined"), PATIENCE, async || {
+        let nodes = session.insist_get("/node").await;
+        let joined = nodes["nodes"].as_array().unwrap().iter().any(|node| node["id"] == id && node["state"] == "up");
+        if joined { Ok(()) } else { Err(nodes.to_string()) }
+    })
+    .await;
+}
+
 /// Slots of the accounts by shard, in the registry.
 async fn shares(cluster: &Cluster) -> Vec<usize> {
     cluster.placement("accounts").await.owned.values().map(|slots| slots.len()).filter(|slots| *slots > 0).collect()
@@ -76,12 +90,7 @@ async fn nodes_and_shards_come_and_go_at_once() {
     load.progress(20, 1).await;
 
     let fourth = cluster.join("");
-    eventually("node 4 has joined", PATIENCE, async || {
-        let nodes = session.insist_get("/node").await;
-        let joined = nodes["nodes"].as_array().unwrap().iter().any(|node| node["id"] == 4 && node["state"] == "up");
-        if joined { Ok(()) } else { Err(nodes.to_string()) }
-    })
-    .await;
+    is_up(&mut session, 4).await;
     let made = session.post("/shard", json!({ "nodes": [1, 2, 4] })).await;
     assert_eq!(made["shard"], "shard3", "{made}");
     let third = json!({ "table_name": "accounts", "shard_id": "shard3" });
@@ -137,4 +146,32 @@ async fn nodes_and_shards_come_and_go_at_once() {
         dropped(&cluster, node, "shard3").await;
     }
     cluster.check_owners_at_rest("accounts").await;
+}
+
+/// A driver that fell behind makes a replica of a shard just before that leaves, and another one afterwards: the
+/// node drops the first when it learns that the shard is gone, and does not make the second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_replica_outlives_its_shard() {
+    let mut cluster = Cluster::start(Layout { nodes: 1, shards: 2, ..Layout::default() }).await;
+    let mut session = cluster.session();
+    let second = cluster.join("");
+    is_up(&mut session, 2).await;
+    let (pool, in_cluster) = (Pool::default(), cluster.registry().await.cluster);
+    let late = async || {
+        // No job knows of this replica.
+        let (group, replica) = (GroupId(2), ReplicaId(999));
+        let create = Request::CreateReplica { cluster: in_cluster, node: NodeId(2), group, replica };
+        pool.request(&cluster.nodes[second].raft, create, PATIENCE).await.expect("an answer")
+    };
+    let made = late().await;
+    assert!(matches!(made, Ok(Response::Ok)), "{made:?}");
+    assert!(cluster.database(second, "shard2").is_some());
+    let removed = [session.post("/shard/shard2/remove", json!({})).await];
+    done(&mut session, &removed).await;
+    for node in [0, second] {
+        dropped(&cluster, node, "shard2").await;
+    }
+    let refused = late().await;
+    assert!(matches!(&refused, Err(error) if error.code == Code::NoSuchObject), "{refused:?}");
+    assert!(cluster.database(second, "shard2").is_none());
 }
