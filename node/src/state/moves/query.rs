@@ -18,10 +18,10 @@ use crate::state::reads::PIECE_BYTES;
 
 /// Rows of one move, if it has more than one slot: it is frozen for as long as it takes to delete and
 /// insert them.
-pub const MAX_MOVE_ROWS: u64 = 4096;
+pub const MAX_MOVE_ROWS: u64 = 1024;
 
 /// Bytes of one move, for the same reason.
-pub const MAX_MOVE_BYTES: u64 = 4 << 20;
+pub const MAX_MOVE_BYTES: u64 = 1 << 20;
 
 /// Slots of one move: looking for the rows of an empty one costs some microseconds, too.
 pub const MAX_MOVE_SLOTS: usize = 256;
