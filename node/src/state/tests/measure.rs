@@ -4,8 +4,24 @@ use flotilla_shared::measure::{Measured, Position};
 use flotilla_shared::moves::{MoveAnswer, MoveQuery};
 use flotilla_shared::registry::{Sizes, SlotSize};
 
-use super::moves::{PLACEMENT, SLOTS, pair, set};
+use super::moves::{PLACEMENT, SLOTS, Shard, pair, set};
 use super::*;
+
+fn measured(shard: &Shard) -> (Sizes, usize) {
+    let (mut measured, mut from, mut pieces) = (Sizes::new(), Some(Position::default()), 0);
+    while let Some(position) = from {
+        let MoveAnswer::Measured(Measured { sizes, next }) =
+            shard.ask(&MoveQuery::Measure { set: set(), from: position }).unwrap()
+        else {
+            panic!()
+        };
+        for (slot, size) in sizes {
+            *measured.entry(slot).or_default() += size;
+        }
+        (from, pieces) = (next, pieces + 1);
+    }
+    (measured, pieces)
+}
 
 /// Piece by piece, a measurement finds the rows and bytes that the slot index finds, of all kinds of tables.
 #[test]
@@ -15,19 +31,12 @@ fn measured_as_indexed() {
         "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 17000)
          INSERT INTO pair SELECT printf('N%05d', n), n % 9, CASE WHEN n % 100 = 0 THEN zeroblob(3000) END FROM n",
     );
-    let (mut measured, mut from, mut pieces) = (Sizes::new(), Some(Position::default()), 0);
-    while let Some(position) = from {
-        let MoveAnswer::Measured(Measured { sizes, next }) =
-            source.ask(&MoveQuery::Measure { set: set(), from: position }).unwrap()
-        else {
-            panic!()
-        };
-        for (slot, size) in sizes {
-            *measured.entry(slot).or_default() += size;
-        }
-        (from, pieces) = (next, pieces + 1);
-    }
+    let (measured, pieces) = measured(&source);
     assert_eq!(pieces, 2);
+    assert!(measured.values().map(|size| size.rows).sum::<u64>() > 17_000);
+    // The index only counts as far as a move of several slots goes.
+    source.run("DELETE FROM pair WHERE name >= 'N03000'");
+    let (measured, _) = self::measured(&source);
     source.index();
     let mut indexed = Sizes::new();
     for slot in (0..SLOTS).map(flotilla_shared::ids::Slot) {
