@@ -120,7 +120,7 @@ impl Rounds {
                 Some(policy) => self.round(policy, &mut queue, &mut tickets, &mut late).await,
                 None => Ok(()),
             };
-            self.answer(std::mem::replace(&mut tickets, late), &confirmed).await;
+            self.answer(std::mem::replace(&mut tickets, late), &confirmed);
         }
     }
 
@@ -157,7 +157,7 @@ impl Rounds {
         Error::new(Code::Unavailable, format!("{} has no majority at the moment", self.group))
     }
 
-    async fn answer(&self, tickets: Vec<Ticket>, confirmed: &Result<(), Error>) {
+    fn answer(&self, tickets: Vec<Ticket>, confirmed: &Result<(), Error>) {
         let mut reads = Vec::new();
         for ticket in tickets {
             match (ticket, confirmed) {
