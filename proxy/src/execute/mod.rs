@@ -184,7 +184,7 @@ impl Proxy {
             }
             self.metrics.planned(plan.class());
             self.metrics.took(Stage::Plan, begun.elapsed());
-            let due = recall::is_due(&plan, options);
+            let due = recall::is_due(&plan, &ready, options);
             if let Plan::Refused(error) = &plan {
                 match self.refused(error.clone(), &ready.registry, options).await {
                     Ok(()) => continue,

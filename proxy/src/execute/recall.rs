@@ -33,12 +33,18 @@ use crate::plan::Plan;
 use crate::plan::keys::claim_all;
 
 /// Could an earlier try of this write have taken effect on one shard, while this one would not?
-pub(crate) fn is_due(plan: &Plan, options: &Options) -> bool {
+pub(crate) fn is_due(plan: &Plan, ready: &Ready, options: &Options) -> bool {
     match plan {
-        _ if !options.keyed || options.allow_partial => false,
+        _ if !options.keyed || options.allow_partial || !may_have_moved(ready) => false,
         Plan::Refused(error) => error.code == Code::CrossShardWrite,
         plan => matches!(plan, Plan::Staged(_)),
     }
+}
+
+/// May rows that the statement is about have changed their shard? Where none has, every try is planned alike.
+fn may_have_moved(ready: &Ready) -> bool {
+    let placements = ready.prepared.analysis.placements.iter();
+    placements.filter_map(|id| ready.registry.placements.get(id)).any(|p| p.id != HOME && p.may_have_moved())
 }
 
 /// Is this a write of several shards, or one that another map may make one, and may a client repeat it?
@@ -87,11 +93,7 @@ impl Proxy {
         id: RequestId,
         options: &Options,
     ) -> Result<Option<Vec<StatementResult>>, Error> {
-        let moved = |one: &Ready| {
-            let placements = one.prepared.analysis.placements.iter();
-            placements.filter_map(|id| one.registry.placements.get(id)).any(|p| p.id != HOME && p.may_have_moved())
-        };
-        if !ready.iter().any(moved) {
+        if !ready.iter().any(may_have_moved) {
             return Ok(None);
         }
         let mut asked = BTreeSet::new();
