@@ -75,7 +75,8 @@ nodes() {
 
 check_name() {
     [[ $1 == proxy ]] && return
-    nodes | grep -Fxq -- "$1" || usage_error "no process is named $1; the names are proxy, meta/1 to shard$shards/$replicas"
+    # Not `nodes | grep -q`: grep leaves at the first match, and then the write that finds nobody fails the pipe.
+    [[ $'\n'$(nodes)$'\n' == *$'\n'"$1"$'\n'* ]] || usage_error "no process is named $1; the names are proxy, meta/1 to shard$shards/$replicas"
 }
 
 # The id of a node: meta/1 is 1, and so on through the groups.
