@@ -19,7 +19,7 @@ pub fn content_hash(db: &Connection, requests: &Requests) -> rusqlite::Result<u6
     // Rows of remembered requests are per batch, whose borders replicas need not share.
     let mut query = db.prepare(
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'
-         AND name <> '_flotilla_requests' ORDER BY name",
+         AND name NOT IN ('_flotilla_requests', '_flotilla_request_slots') ORDER BY name",
     )?;
     let tables: Vec<String> = query.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     for table in tables {

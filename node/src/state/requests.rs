@@ -7,14 +7,19 @@
 //! whose borders differ between replicas; rows are only deleted later, once nothing in them counts
 //! any more. Results take [`MAX_KEPT_BYTES`] together: beyond, an id is remembered without its rows.
 
+mod touched;
+
 use std::collections::{HashMap, VecDeque};
 
 use flotilla_shared::error::{Code, Error};
-use flotilla_shared::ids::{PlacementId, RequestId, Slot};
+use flotilla_shared::ids::{PlacementId, RequestId};
 use flotilla_shared::registry::SlotSet;
-use flotilla_shared::wire::{Claim, Route, StatementResult, WriteResult};
+use flotilla_shared::wire::{Route, StatementResult, WriteResult};
 use rusqlite::Connection;
+use rusqlite::types::Type;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use touched::Touched;
 
 /// How long an id is remembered: ten times the longest deadline of a proxy.
 pub const WINDOW_US: i64 = 600_000_000;
@@ -74,6 +79,11 @@ impl Kept {
         }
     }
 
+    /// Of a write without statements.
+    fn is_fence(&self) -> bool {
+        matches!(self, Self::Full(result) if **result == Ok(vec![]))
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Full(result) => size_bytes(result),
@@ -96,41 +106,9 @@ struct Remembered {
     touched: Touched,
 }
 
-/// What a write was about: where its slots go, its id goes, too. The common case needs no allocation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-enum Touched {
-    /// It ran as written on this shard, whatever that owned.
-    Here,
-    One(PlacementId, Slot),
-    Two(PlacementId, Slot, Slot),
-    /// Placements with their slots; `None`: all that the shard owned.
-    Many(Box<[(PlacementId, Option<SlotSet>)]>),
-}
-
-impl Touched {
-    fn of(route: Option<&Route>) -> Self {
-        let Some(route) = route else { return Self::Here };
-        if let [Claim { placement, slots: Some(slots), .. }] = route.claims.as_slice() {
-            let mut list = slots.iter();
-            match (list.next(), list.next(), list.next()) {
-                (Some(one), None, _) => return Self::One(*placement, one),
-                (Some(one), Some(two), None) => return Self::Two(*placement, one, two),
-                _ => (),
-            }
-        }
-        Self::Many(route.claims.iter().map(|claim| (claim.placement, claim.slots.clone())).collect())
-    }
-
-    fn meets(&self, placement: PlacementId, slots: &SlotSet) -> bool {
-        match self {
-            Self::Here => false,
-            Self::One(of, slot) => *of == placement && slots.contains(*slot),
-            Self::Two(of, one, two) => *of == placement && (slots.contains(*one) || slots.contains(*two)),
-            Self::Many(list) => {
-                list.iter().any(|(of, touched)| *of == placement && touched.as_ref().is_none_or(|set| set.meets(slots)))
-            }
-        }
-    }
+fn decoded<T: DeserializeOwned>(blob: &[u8]) -> rusqlite::Result<T> {
+    postcard::from_bytes(blob)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(1, Type::Blob, Box::new(error)))
 }
 
 /// What has been applied, the batch under way included. Requests have sequence numbers in the order
@@ -154,6 +132,8 @@ pub struct Requests {
     settled_bytes: usize,
     /// Places of ids that the batch under way applied anew, since they no longer counted.
     displaced: Vec<(RequestId, u64)>,
+    /// Settled ids whose slots the batch under way found to be more: what came, and what was there before.
+    widened: Vec<(u64, Touched, Touched)>,
 }
 
 impl Requests {
@@ -167,9 +147,7 @@ impl Requests {
         let mut rows = query.query([])?;
         while let Some(row) = rows.next()? {
             let start: i64 = row.get(0)?;
-            let list: Vec<Remembered> = postcard::from_bytes(row.get_ref(1)?.as_blob()?).map_err(|error| {
-                rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Blob, Box::new(error))
-            })?;
+            let list: Vec<Remembered> = decoded(row.get_ref(1)?.as_blob()?)?;
             for (seq, remembered) in (start as u64..).zip(list) {
                 if seq >= first {
                     requests.kept_bytes += remembered.kept.bytes();
@@ -179,6 +157,14 @@ impl Requests {
             }
         }
         (requests.settled, requests.settled_bytes) = (requests.end(), requests.kept_bytes);
+        let mut query = db.prepare("SELECT seq, touched FROM _flotilla_request_slots WHERE seq >= ?1")?;
+        let mut rows = query.query([requests.base as i64])?;
+        while let Some(row) = rows.next()? {
+            let (seq, more): (i64, Touched) = (row.get(0)?, decoded(row.get_ref(1)?.as_blob()?)?);
+            if let Some(remembered) = requests.order.get_mut((seq as u64 - requests.base) as usize) {
+                remembered.touched = remembered.touched.union(&more);
+            }
+        }
         Ok(requests)
     }
 
@@ -235,7 +221,8 @@ impl Requests {
     }
 
     /// Ids of writes that touched these slots, packed, from number `after` on, about `max_bytes` of them;
-    /// where the next ones begin, and whether there are any.
+    /// where the next ones begin, and whether there are any. Of all that a write touched only these slots
+    /// go along: one of many rows goes with each move, and shall not take much room in any.
     pub fn of_slots(
         &self,
         placement: PlacementId,
@@ -247,8 +234,9 @@ impl Requests {
         let mut seq = after.max(self.first);
         while seq < self.end() && bytes < max_bytes {
             let remembered = self.at(seq);
-            if remembered.touched.meets(placement, slots) {
-                let one = postcard::to_stdvec(remembered).expect("results encode");
+            if let Some(touched) = remembered.touched.within(placement, slots) {
+                let Remembered { id, at_us, kept, .. } = remembered;
+                let one = postcard::to_stdvec(&(id, at_us, kept, touched)).expect("results encode");
                 bytes += one.len();
                 packed.push(one);
             }
@@ -258,8 +246,9 @@ impl Requests {
     }
 
     /// Remembers what another shard did to slots that are ours now, as if it had been done just now: for
-    /// too long rather than too short a time. What is remembered here already stays, but for writes without
-    /// statements: these only keep others with their id from taking effect, and one of those took effect.
+    /// too long rather than too short a time. What is remembered here already stays, and is about these slots, too.
+    /// But a result takes the place of a write without statements: these only keep others with their id
+    /// from taking effect, and one of those took effect.
     ///
     /// # Errors
     /// [`Code::MoveMismatch`] for what does not decode; nothing is remembered then.
@@ -267,8 +256,13 @@ impl Requests {
         let decoded: Result<Vec<Remembered>, _> = packed.iter().map(|one| postcard::from_bytes(one)).collect();
         let decoded = decoded.map_err(|_| Error::new(Code::MoveMismatch, "a remembered request does not decode"))?;
         for mut remembered in decoded {
-            if self.find(remembered.id).is_some_and(|known| known != Ok(vec![])) {
-                continue;
+            if let Some(seq) = self.by_id.get(&remembered.id).copied().filter(|seq| *seq >= self.first) {
+                let known = self.at(seq);
+                if !known.kept.is_fence() || remembered.kept.is_fence() {
+                    self.widen(seq, remembered.touched);
+                    continue;
+                }
+                remembered.touched = known.touched.union(&remembered.touched);
             }
             if self.kept_bytes + remembered.kept.bytes() > MAX_KEPT_BYTES {
                 remembered.kept = Kept::of(&remembered.kept.result(), 0);
@@ -276,6 +270,19 @@ impl Requests {
             self.push(Remembered { at_us, ..remembered });
         }
         Ok(())
+    }
+
+    /// A remembered write is about these slots, too.
+    fn widen(&mut self, seq: u64, more: Touched) {
+        let remembered = &mut self.order[(seq - self.base) as usize];
+        if remembered.touched.covers(&more) {
+            return;
+        }
+        let whole = remembered.touched.union(&more);
+        let before = std::mem::replace(&mut remembered.touched, whole);
+        if seq < self.settled {
+            self.widened.push((seq, more, before));
+        }
     }
 
     /// Gives up the batch under way.
@@ -288,6 +295,9 @@ impl Requests {
             if seq < self.settled {
                 self.by_id.insert(id, seq);
             }
+        }
+        for (seq, _, before) in std::mem::take(&mut self.widened).into_iter().rev() {
+            self.order[(seq - self.base) as usize].touched = before;
         }
         (self.first, self.kept_bytes) = (self.base, self.settled_bytes);
     }
@@ -314,7 +324,12 @@ impl Requests {
                     postcard::to_stdvec(&list).expect("results encode")
                 ])?;
         }
+        for (seq, more, _) in &self.widened {
+            db.prepare_cached("INSERT OR IGNORE INTO _flotilla_request_slots (seq, touched) VALUES (?1, ?2)")?
+                .execute(rusqlite::params![*seq as i64, postcard::to_stdvec(more).expect("slots encode")])?;
+        }
         if self.first > self.base {
+            db.prepare_cached("DELETE FROM _flotilla_request_slots WHERE seq < ?1")?.execute([self.first as i64])?;
             // Rows follow one another, so the first condition finds them along the key.
             db.prepare_cached("DELETE FROM _flotilla_requests WHERE first_seq < ?1 AND last_seq < ?1")?
                 .execute([self.first as i64])?;
@@ -333,6 +348,7 @@ impl Requests {
         }
         (self.settled, self.settled_bytes) = (self.end(), self.kept_bytes);
         self.displaced.clear();
+        self.widened.clear();
     }
 
     /// How many ids are remembered.

@@ -132,6 +132,7 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS _flotilla_state (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS _flotilla_ownership (placement INTEGER PRIMARY KEY, epoch INTEGER, slots BLOB);
     CREATE TABLE IF NOT EXISTS _flotilla_requests (first_seq INTEGER PRIMARY KEY, last_seq INTEGER, body BLOB);
+    CREATE TABLE IF NOT EXISTS _flotilla_request_slots (seq INTEGER, touched BLOB, PRIMARY KEY (seq, touched)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS _flotilla_staged (seq INTEGER PRIMARY KEY, tbl INTEGER, identity BLOB, slot INTEGER, packed BLOB, UNIQUE (tbl, identity));
     CREATE TABLE IF NOT EXISTS _flotilla_staged_requests (seq INTEGER PRIMARY KEY, packed BLOB);
     CREATE TABLE IF NOT EXISTS _flotilla_changed (seq INTEGER PRIMARY KEY, tbl INTEGER, identity BLOB, UNIQUE (tbl, identity));
@@ -143,6 +144,7 @@ pub const TABLES: &[&str] = &[
     "_flotilla_state",
     "_flotilla_ownership",
     "_flotilla_requests",
+    "_flotilla_request_slots",
     "_flotilla_jobs",
     "_flotilla_staged",
     "_flotilla_staged_requests",

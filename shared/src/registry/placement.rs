@@ -60,7 +60,37 @@ impl SlotSet {
 
     /// Slots of either set.
     pub fn union(&self, other: &Self) -> Self {
-        self.iter().chain(other.iter()).collect()
+        let mut sorted: Vec<SlotRange> = self.0.iter().chain(&other.0).copied().collect();
+        // Two runs, each in order: the sort merges them.
+        sorted.sort();
+        let mut ranges: Vec<SlotRange> = Vec::with_capacity(sorted.len());
+        for range in sorted {
+            match ranges.last_mut() {
+                Some(last) if u32::from(range.first.0) <= u32::from(last.last.0) + 1 => {
+                    last.last = last.last.max(range.last);
+                }
+                _ => ranges.push(range),
+            }
+        }
+        Self(ranges)
+    }
+
+    /// Slots of both sets.
+    pub fn intersection(&self, other: &Self) -> Self {
+        let (mut ours, mut theirs) = (self.0.iter().peekable(), other.0.iter().peekable());
+        let mut ranges = Vec::new();
+        while let (Some(a), Some(b)) = (ours.peek(), theirs.peek()) {
+            let (first, last) = (a.first.max(b.first), a.last.min(b.last));
+            if first <= last {
+                ranges.push(SlotRange { first, last });
+            }
+            if a.last <= b.last {
+                ours.next()
+            } else {
+                theirs.next()
+            };
+        }
+        Self(ranges)
     }
 
     /// Slots that the other set does not have.
@@ -78,7 +108,10 @@ impl SlotSet {
 
     /// Is every slot of this set in the other one?
     pub fn is_within(&self, other: &Self) -> bool {
-        self.iter().all(|slot| other.contains(slot))
+        self.0.iter().all(|range| {
+            let after = other.0.partition_point(|o| o.first <= range.first);
+            after > 0 && range.last <= other.0[after - 1].last
+        })
     }
 }
 
@@ -181,11 +214,22 @@ mod tests {
         for slot in 0..12 {
             assert_eq!(set.contains(Slot(slot)), [1, 2, 3, 5, 9].contains(&slot), "{slot}");
         }
-        let other: SlotSet = [0, 3, 4, 11].map(Slot).into_iter().collect();
-        assert_eq!(set.union(&other), [0, 1, 2, 3, 4, 5, 9, 11].map(Slot).into_iter().collect());
-        assert_eq!(set.minus(&other), [1, 2, 5, 9].map(Slot).into_iter().collect());
-        assert!(set.meets(&other) && other.meets(&set) && !set.minus(&other).meets(&other));
-        assert!(set.minus(&other).is_within(&set) && !other.is_within(&set) && SlotSet::default().is_within(&set));
-        assert!(!SlotSet::default().meets(&set) && !set.meets(&SlotSet::default()));
+    }
+
+    /// Sets behave as bit masks do: all pairs of sets of seven slots.
+    #[test]
+    fn sets_as_bit_masks() {
+        let set = |mask: u32| -> SlotSet { (0..7).filter(|slot| mask >> slot & 1 == 1).map(Slot).collect() };
+        let sets: Vec<SlotSet> = (0..128).map(set).collect();
+        for (a, one) in sets.iter().enumerate() {
+            for (b, other) in sets.iter().enumerate() {
+                assert_eq!(one.union(other), sets[a | b], "{a} {b}");
+                assert_eq!(one.intersection(other), sets[a & b], "{a} {b}");
+                assert_eq!(one.minus(other), sets[a & !b], "{a} {b}");
+                assert_eq!((one.meets(other), one.is_within(other)), (a & b != 0, a & !b == 0), "{a} {b}");
+            }
+        }
+        let last = SlotSet::range(Slot(u16::MAX), Slot(u16::MAX));
+        assert_eq!(last.union(&SlotSet::range(Slot(0), Slot(u16::MAX - 1))).len(), 1 << 16);
     }
 }

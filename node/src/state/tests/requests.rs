@@ -2,6 +2,7 @@
 
 use super::super::requests::{MAX_KEPT_BYTES, MAX_REQUESTS, MAX_STEP_US, Requests, WINDOW_US};
 use super::*;
+use flotilla_shared::ids::Slot;
 
 fn result(n: i64) -> WriteResult {
     Ok(vec![StatementResult { last_insert_id: n, rows_affected: 1, rows: None }])
@@ -15,8 +16,11 @@ fn large(bytes: usize) -> WriteResult {
 
 fn database() -> rusqlite::Connection {
     let db = rusqlite::Connection::open_in_memory().unwrap();
-    db.execute_batch("CREATE TABLE _flotilla_requests (first_seq INTEGER PRIMARY KEY, last_seq INTEGER, body BLOB)")
-        .unwrap();
+    db.execute_batch(
+        "CREATE TABLE _flotilla_requests (first_seq INTEGER PRIMARY KEY, last_seq INTEGER, body BLOB);
+         CREATE TABLE _flotilla_request_slots (seq INTEGER, touched BLOB, PRIMARY KEY (seq, touched)) WITHOUT ROWID",
+    )
+    .unwrap();
     db
 }
 
@@ -167,6 +171,47 @@ fn a_result_outlives_a_fence() {
         requests.adopt(6, &packed).unwrap();
         assert_eq!(requests.find(RequestId(1)).as_ref(), Some(stays));
     }
+}
+
+/// The id of a write of many slots goes along with each of them, piece by piece; where pieces meet, it is about
+/// all of them, also after a restart, and a batch that is given up leaves it as it was.
+#[test]
+fn pieces_of_a_write_meet_again() {
+    let placement = PlacementId(2);
+    let set = |slots: &[u16]| -> SlotSet { slots.iter().copied().map(Slot).collect() };
+    let claim = Claim { placement, epoch: Epoch(1), slots: Some(set(&[1, 2, 3, 4, 5, 6])) };
+    let route = Route { schema: SchemaVersion(0), claims: vec![claim] };
+    let (db, mut source, mut target) = (database(), Requests::default(), Requests::default());
+    source.remember_for(Some(&route), RequestId(1), 5, &result(7));
+    let goes = |from: &Requests, slots: &[u16]| from.of_slots(placement, &set(slots), 0, 1 << 20).0;
+    let commit = |requests: &mut Requests| {
+        requests.write(&db).unwrap();
+        requests.settle();
+    };
+    target.adopt(6, &goes(&source, &[1, 2, 9])).unwrap();
+    assert_eq!((goes(&target, &[2, 9]).len(), goes(&target, &[3, 9]).len()), (1, 0), "only these slots went along");
+    commit(&mut target);
+    target.adopt(7, &goes(&source, &[3, 4])).unwrap();
+    assert_eq!((goes(&target, &[3]).len(), goes(&target, &[1]).len()), (1, 1));
+    target.abandon();
+    assert_eq!(goes(&target, &[3]).len(), 0, "the batch was given up");
+    for slots in [&[3, 4], &[5, 6]] {
+        target.adopt(7, &goes(&source, slots)).unwrap();
+        commit(&mut target);
+    }
+    let rows = || db.query_row("SELECT count(*) FROM _flotilla_request_slots", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!((target.len(), rows()), (1, 2));
+    target.adopt(8, &goes(&source, &[2, 5])).unwrap();
+    commit(&mut target);
+    assert_eq!(rows(), 2, "what is known already takes no room");
+    let loaded = Requests::load(&db, 0).unwrap();
+    assert_eq!(digest(&loaded), digest(&target));
+    let mut third = Requests::default();
+    third.adopt(9, &goes(&loaded, &[4, 6])).unwrap();
+    assert_eq!(third.find(RequestId(1)), Some(result(7)));
+    target.expire(WINDOW_US * 2);
+    commit(&mut target);
+    assert_eq!(rows(), 0);
 }
 
 /// A write without statements does nothing, and takes its id.
