@@ -190,6 +190,9 @@ fn try_plan(input: Input<'_>, registry: &Registry) -> Result<Plan, Error> {
         return Ok(plan);
     }
     if let Some(part) = one_owner(input, registry)? {
+        if let Some(narrow) = narrowed(input, registry) {
+            return Ok(Plan::One(narrow));
+        }
         return Ok(Plan::One(if input.keys.is_empty() { part } else { with_keys(input, registry, part)? }));
     }
     let mut plan = match analysis.verb {
@@ -232,6 +235,23 @@ fn one_owner(input: Input<'_>, registry: &Registry) -> Result<Option<Part>, Erro
     };
     claims.extend(reference::touched(input, registry).map(|placement| claim_all(placement, shard)));
     Ok(Some(Part { shard, claims, statement: None, guard: None, last_row: true }))
+}
+
+/// A write to the one owner of everything whose slots are known all the same: it claims just these. So it waits
+/// for no move of others, and its id goes along with no others.
+fn narrowed(input: Input<'_>, registry: &Registry) -> Option<Part> {
+    let mut plan = match input.prepared.analysis.verb {
+        Verb::Insert => plan_insert(input, registry),
+        Verb::Update | Verb::Delete => plan_change(input, registry),
+        _ => return None,
+    }
+    .ok()?;
+    reference::claim(input, registry, &mut plan).ok()?;
+    let of_slots = |part: &Part| part.claims.iter().any(|claim| claim.slots.is_some());
+    match plan {
+        Plan::One(part) if of_slots(&part) => Some(part),
+        _ => None,
+    }
 }
 
 /// A part that runs the statement as written.

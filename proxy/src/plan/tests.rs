@@ -386,8 +386,17 @@ fn generated_keys_on_a_single_owner() {
     let plan = bench.plan("INSERT INTO users (name) VALUES (lower('x')), ('y')", &[]);
     assert_eq!(
         plan,
-        "one shard1 [placement 1 at 3] INSERT INTO users (name, \"id\") VALUES (lower('x'), ?1), ('y', ?2) <1000, 1001>"
+        "one shard1 [placement 1: 2 slots] INSERT INTO users (name, \"id\") VALUES (lower('x'), ?1), ('y', ?2) <1000, 1001>"
     );
+    // Writes whose slots are known claim no more than these, as they would among several shards.
+    for sql in [
+        "INSERT INTO users (id) VALUES (7)",
+        "UPDATE users SET name = 'x' WHERE id = 7",
+        "DELETE FROM users WHERE id = 7",
+    ] {
+        assert_eq!(bench.plan(sql, &[]), "one shard1 [placement 1: 1 slots]", "{sql}");
+    }
+    assert_eq!(bench.plan("DELETE FROM users WHERE name = 'x'", &[]), "one shard1 [placement 1 at 3]");
     assert_eq!(bench.shard("SELECT count(*) FROM users u JOIN notes n ON n.id = u.id", &[]), "shard1");
     assert_eq!(bench.shard("UPDATE audited SET n = 1, id = 4", &[]), "shard1");
 }

@@ -7,6 +7,10 @@ use flotilla_shared::registry::SlotSet;
 use flotilla_shared::wire::{Claim, Route};
 use serde::{Deserialize, Serialize};
 
+/// Ranges of slots that are told apart, of one write. One of many rows has its rows anywhere; its id then goes along
+/// with every slot of the shard, which takes less room than to say with which.
+const MAX_RANGES: usize = 64;
+
 /// Placements with slots of them. The common cases need no allocation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Touched {
@@ -21,19 +25,9 @@ pub(super) enum Touched {
 impl Touched {
     pub fn of(route: Option<&Route>) -> Self {
         let Some(route) = route else { return Self::Here };
-        match route.claims.as_slice() {
-            [Claim { placement, slots: Some(slots), .. }] => Self::slots(*placement, slots.clone()),
-            claims => Self::Many(claims.iter().map(|claim| (claim.placement, claim.slots.clone())).collect()),
-        }
-    }
-
-    fn slots(placement: PlacementId, slots: SlotSet) -> Self {
-        let first: Vec<Slot> = slots.iter().take(3).collect();
-        match first.as_slice() {
-            [one] => Self::One(placement, *one),
-            [one, two] => Self::Two(placement, *one, *two),
-            _ => Self::Many(Box::new([(placement, Some(slots))])),
-        }
+        let told = |claim: &Claim| claim.slots.as_ref().filter(|slots| slots.ranges().len() <= MAX_RANGES).cloned();
+        let list: Vec<_> = route.claims.iter().map(|claim| (claim.placement, told(claim))).collect();
+        Self::from(list)
     }
 
     fn list(&self) -> Cow<'_, [(PlacementId, Option<SlotSet>)]> {
@@ -56,7 +50,7 @@ impl Touched {
                 let touched =
                     of_it.map(|(_, touched)| touched.as_ref().map_or(slots.clone(), |set| set.intersection(slots)));
                 let touched = touched.reduce(|one, other| one.union(&other)).filter(|touched| !touched.is_empty())?;
-                Some(Self::slots(placement, touched))
+                Some(Self::from(vec![(placement, Some(touched))]))
             }
         }
     }
@@ -85,8 +79,17 @@ impl Touched {
                 (Some((_, None)), Some(_)) => (),
             }
         }
-        match list.as_slice() {
-            [(placement, Some(slots))] => Self::slots(*placement, slots.clone()),
+        Self::from(list)
+    }
+}
+
+impl From<Vec<(PlacementId, Option<SlotSet>)>> for Touched {
+    fn from(list: Vec<(PlacementId, Option<SlotSet>)>) -> Self {
+        let [(placement, Some(slots))] = list.as_slice() else { return Self::Many(list.into()) };
+        let first: Vec<Slot> = slots.iter().take(3).collect();
+        match first.as_slice() {
+            [one] => Self::One(*placement, *one),
+            [one, two] => Self::Two(*placement, *one, *two),
             _ => Self::Many(list.into()),
         }
     }
