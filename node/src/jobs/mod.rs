@@ -92,6 +92,9 @@ async fn lead(host: &Host, next: impl Fn(&Registry) -> Option<&Job>) -> Option<J
     job
 }
 
+/// A step that took longer was not at work all that time.
+const MAX_REST: Duration = Duration::from_millis(100);
+
 /// The job to go on with. A move that is under way is finished first, because writers wait for it, unless
 /// it is known that they do not yet; then those that move slots take turns with all others, which keep
 /// their order.
@@ -240,6 +243,10 @@ impl rebalance::Ground for Driver<'_> {
 
     fn now_us(&self) -> i64 {
         crate::propose::now_us()
+    }
+
+    async fn rest(&self, took: Duration) {
+        tokio::time::sleep(took.min(MAX_REST)).await;
     }
 
     async fn ask(&self, group: GroupId, query: MoveQuery) -> Result<MoveAnswer, Error> {

@@ -59,6 +59,10 @@ impl<G: Ground> Ground for Pausing<'_, G> {
         self.around(name, self.ground.drop_replica(shard, replica)).await
     }
 
+    async fn rest(&self, took: Duration) {
+        self.ground.rest(took).await;
+    }
+
     fn now_us(&self) -> i64 {
         self.ground.now_us()
     }

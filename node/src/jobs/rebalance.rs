@@ -29,6 +29,9 @@
 //! forgets it. Frozen slots make people wait, so in steps 3 to 5 nothing is tried for longer than
 //! [`PATIENCE`]; in step 2 what fails is tried again.
 //!
+//! A step of rows keeps the shard's other writers waiting, and all nodes busy. So after each one that nobody
+//! waits for the driver rests for as long as it took.
+//!
 //! # Invariants
 //! 1. Of each slot at most one shard is the owner at any moment, by the shards' own tables.
 //! 2. The registry forgets a move only after both shards have ended it; so its next move finds both free.
@@ -38,7 +41,7 @@
 mod leave;
 mod next;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flotilla_shared::error::{Class, Code, Error};
 use flotilla_shared::ids::{Epoch, GroupId, JobId, MoveId};
@@ -86,6 +89,8 @@ pub(crate) trait Ground: Sync {
     fn drop_replica(&self, shard: GroupId, replica: ReplicaInfo) -> impl Future<Output = Result<(), Error>> + Send;
     /// The time, microseconds since 1970.
     fn now_us(&self) -> i64;
+    /// Leaves the shards to others, after a step that took so long.
+    fn rest(&self, took: Duration) -> impl Future<Output = ()> + Send;
 }
 
 /// What came of an attempt.
@@ -176,11 +181,19 @@ impl<G: Ground> Worker<'_, G> {
         Ok(Attempt::Ended)
     }
 
+    /// A step of rows, and then a rest.
+    async fn gently(&self, shard: GroupId, step: MoveStep) -> Result<MoveReply, Error> {
+        let start = Instant::now();
+        let reply = self.ground.step(shard, step, STEP).await;
+        self.ground.rest(start.elapsed()).await;
+        reply
+    }
+
     async fn drop_indexes(&self) -> Result<(), Error> {
         let step = MoveStep::DropIndex { generation: self.progress.generation };
         for shard in self.registry.shards() {
             loop {
-                match self.ground.step(shard, step.clone(), STEP).await? {
+                match self.gently(shard, step.clone()).await? {
                     MoveReply::Index { done: true } => break,
                     MoveReply::Index { done: false } => (),
                     other => return Err(odd(&other)),
@@ -223,7 +236,7 @@ impl<G: Ground> Worker<'_, G> {
             Ok(Brought::Ahead(held)) => return Ok(Carried::Ahead(held)),
             Err(why) => match self.ground.step(from, MoveStep::Cancel { id }, STEP).await? {
                 MoveReply::Cancelled => {
-                    while self.ground.step(to, MoveStep::Cancel { id }, STEP).await? == MoveReply::Cancelling {}
+                    while self.gently(to, MoveStep::Cancel { id }).await? == MoveReply::Cancelling {}
                     self.record(MoveChange::Abandon { id }).await?;
                     // Somebody wished so: then it is not a failure.
                     return Ok(Carried::Cancelled((why.code != Code::ShuttingDown).then_some(why)));
@@ -312,6 +325,7 @@ impl<G: Ground> Worker<'_, G> {
             }
             let behind = piece.next.clone();
             let stage = MoveStep::Stage { id, from: at, piece };
+            let start = Instant::now();
             let (reply, read) = match behind {
                 Cursor::End => (self.ground.step(to, stage, PATIENCE).await, None),
                 _ => {
@@ -321,6 +335,9 @@ impl<G: Ground> Worker<'_, G> {
                 }
             };
             at = staged(reply?)?;
+            if ahead {
+                self.ground.rest(start.elapsed()).await;
+            }
             next = match read {
                 // Another driver may have been faster.
                 Some(read) if at == behind => Some(read?),
@@ -335,7 +352,7 @@ impl<G: Ground> Worker<'_, G> {
         let mut done = released.done;
         while !done {
             let release = MoveStep::Release { id: moving.id, content: Content::default() };
-            done = Released::of(self.ground.step(moving.transfer.from, release, STEP).await?)?.done;
+            done = Released::of(self.gently(moving.transfer.from, release).await?)?.done;
         }
         Ok(())
     }
@@ -344,7 +361,7 @@ impl<G: Ground> Worker<'_, G> {
     async fn take(&self, moving: &Move, released: &Released) -> Result<Epoch, Error> {
         loop {
             let activate = MoveStep::Activate { id: moving.id, rows: released.rows };
-            match self.ground.step(moving.transfer.to, activate, STEP).await? {
+            match self.gently(moving.transfer.to, activate).await? {
                 MoveReply::Activating => (),
                 MoveReply::Activated { epoch } => return Ok(epoch),
                 other => return Err(odd(&other)),

@@ -53,11 +53,11 @@ use super::world;
 use index::Index;
 
 /// Rows that one entry deletes, inserts or clears away: all other writes of the shard wait meanwhile, for
-/// some ten milliseconds.
-const CHUNK_ROWS: usize = 512;
+/// some milliseconds.
+const CHUNK_ROWS: usize = 256;
 
 /// Bytes that one entry inserts, for the same reason.
-const CHUNK_BYTES: usize = 512 << 10;
+const CHUNK_BYTES: usize = 256 << 10;
 
 /// What a shard knows of moves.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

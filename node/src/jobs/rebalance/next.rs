@@ -15,7 +15,7 @@ use flotilla_shared::registry::{
     Goal, Left, Measure, MoveChange, MoveOptions, Placement, SlotSet, SlotSize, Transfer, total_size,
 };
 
-use super::{Ground, STEP, Worker, is_final, odd};
+use super::{Ground, Worker, is_final, odd};
 
 /// Pieces of an index that one attempt makes: other jobs shall not wait for more than a second or so.
 const INDEX_PIECES: usize = 16;
@@ -196,7 +196,7 @@ impl<G: Ground> Worker<'_, G> {
     ) -> Result<Option<Transfer>, Error> {
         let step = MoveStep::Index { generation: self.progress.generation, set };
         for piece in 0.. {
-            match self.ground.step(transfer.from, step.clone(), STEP).await {
+            match self.gently(transfer.from, step.clone()).await {
                 Ok(MoveReply::Index { done: true }) => break,
                 Ok(MoveReply::Index { done: false }) if piece < INDEX_PIECES => (),
                 Ok(MoveReply::Index { done: false }) => {

@@ -290,15 +290,7 @@ impl Mortal<'_> {
     ) -> Result<T, Error> {
         let turns = self.world.lock().random.below(3);
         for _ in 0..turns {
-            let mut waited = false;
-            std::future::poll_fn(|context| {
-                if std::mem::replace(&mut waited, true) {
-                    return std::task::Poll::Ready(());
-                }
-                context.waker().wake_by_ref();
-                std::task::Poll::Pending
-            })
-            .await;
+            tokio::task::yield_now().await;
         }
         let mut inner = self.world.lock();
         inner.between();
@@ -360,6 +352,8 @@ impl Ground for Mortal<'_> {
     fn now_us(&self) -> i64 {
         self.world.lock().clock_us
     }
+
+    async fn rest(&self, _: Duration) {}
 }
 
 /// Drivers follow each other until all jobs have ended. Each takes the job that is due, as nodes do.

@@ -19,8 +19,8 @@ use super::watch::bind;
 use super::{Moves, Step};
 use crate::state::slot_function;
 
-/// Rows that one entry adds to or takes from an index: some ten milliseconds of apply.
-const CHUNK_ROWS: usize = 1024;
+/// Rows that one entry adds to or takes from an index: some milliseconds of apply.
+const CHUNK_ROWS: usize = 512;
 
 /// What the names of side tables begin with.
 const SIDE_PREFIX: &str = "_flotilla_slots_";

@@ -14,7 +14,6 @@ use super::index::{Index, Scan, add};
 use super::measure::measure;
 use super::{Moves, Open, Phase, Refusal, Step, not_open, source};
 use crate::state::machine::StateHandle;
-use crate::state::reads::PIECE_BYTES;
 
 /// Rows of one move, if it has more than one slot: it is frozen for as long as it takes to delete and
 /// insert them.
@@ -34,8 +33,11 @@ pub const MAX_SLOT_ROWS: u64 = 128 << 10;
 /// Bytes of a single slot that may move, for the same reason.
 pub const MAX_SLOT_BYTES: u64 = 128 << 20;
 
-/// Rows of one piece: its target tries them in one entry.
-const PIECE_ROWS: usize = 4096;
+/// Rows of one piece: its target tries and stages them in one entry, for which other writers wait.
+const PIECE_ROWS: usize = 512;
+
+/// Bytes of one piece, for the same reason.
+const PIECE_BYTES: usize = 256 << 10;
 
 impl StateHandle {
     /// Answers the driver of a move.

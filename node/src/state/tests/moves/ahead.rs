@@ -141,8 +141,10 @@ fn copied_by_chance(seed: u64) {
     let compared = content(&source, id);
     assert_eq!(compared.differs(&content(&target, id)), None);
     assert_eq!(compared, content(&target, id));
-    let rows = released(&source.step(&MoveStep::Release { id, content: compared }).unwrap());
-    assert!(matches!(target.step(&MoveStep::Activate { id, rows }).unwrap(), MoveReply::Activated { .. }));
+    let release = MoveStep::Release { id, content: compared };
+    let rows = released(&source.step(&release).unwrap());
+    while !matches!(source.step(&release).unwrap(), MoveReply::Released { done: true, .. }) {}
+    while target.step(&MoveStep::Activate { id, rows }).unwrap() == MoveReply::Activating {}
     let (left, arrived) = (wide_rows(&source), wide_rows(&target));
     let mut all = [left, arrived].concat();
     all.sort();
