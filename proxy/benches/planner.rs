@@ -2,22 +2,26 @@
 //!
 //! A statement that was seen before is looked up, its arguments are checked, and it is planned; a new
 //! one is read, prepared on the mirror and analyzed first. The targets: under 2 µs for a cached
-//! statement of one shard, under 100 µs for a new one.
+//! statement of one shard, under 100 µs for a new one. And what it costs to put the groups of three
+//! shards together.
 
 // The same registry that the unit tests plan with; they use more of it.
 #[path = "../src/testing/mod.rs"]
 #[allow(dead_code)]
 mod testing;
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::hint::black_box;
 use std::sync::Arc;
+use std::time::Duration;
 
-use divan::{Bencher, black_box};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
+use flotilla_proxy::merge::{Bounds, Session, until};
 use flotilla_proxy::mirror::Mirror;
 use flotilla_proxy::plan::{Input, Plan, missing_keys, plan};
 use flotilla_shared::registry::Registry;
 use flotilla_shared::value::{Params, Value};
+use flotilla_shared::wire::Statement;
 
 const DDL: &str = "
     CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, email TEXT);
@@ -78,34 +82,65 @@ fn named(bench: &Bench, name: &str) -> (&'static str, Params) {
     (sql, params)
 }
 
-fn names() -> impl Iterator<Item = &'static str> {
-    STATEMENTS.iter().map(|(name, ..)| *name)
-}
-
-#[divan::bench(args = names(), sample_size = 100)]
-fn cached(bencher: Bencher<'_, '_>, name: &str) {
-    let bench = Bench::new();
-    let (sql, params) = named(&bench, name);
-    bencher.bench_local(|| bench.plan(black_box(sql), black_box(&params)));
-}
-
-#[divan::bench(args = names(), sample_count = 1000)]
-fn uncached(bencher: Bencher<'_, '_>, name: &str) {
-    let bench = Bench::new();
-    let (sql, params) = named(&bench, name);
-    // Opens the mirror's connections, which is done once per schema.
-    for n in 0..8 {
-        bench.plan(&format!("{sql} -- first {n}"), &params);
+fn cached(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("cached");
+    for (name, ..) in STATEMENTS {
+        let bench = Bench::new();
+        let (sql, params) = named(&bench, name);
+        group.bench_function(*name, |bencher| bencher.iter(|| bench.plan(black_box(sql), black_box(&params))));
     }
-    let next = Cell::new(0);
-    bencher
-        .with_inputs(|| {
-            next.set(next.get() + 1);
-            format!("{sql} -- {}", next.get())
-        })
-        .bench_local_refs(|sql| bench.plan(sql, &params));
+    group.finish();
+}
+
+fn uncached(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("uncached");
+    for (name, ..) in STATEMENTS {
+        let bench = Bench::new();
+        let (sql, params) = named(&bench, name);
+        // Opens the mirror's connections, which is done once per schema.
+        for n in 0..8 {
+            bench.plan(&format!("{sql} -- first {n}"), &params);
+        }
+        let mut next = 0;
+        group.bench_function(*name, |bencher| {
+            let new = || {
+                next += 1;
+                format!("{sql} -- {next}")
+            };
+            bencher.iter_batched_ref(new, |sql| bench.plan(sql, &params), BatchSize::SmallInput);
+        });
+    }
+    group.finish();
+}
+
+/// Three shards' groups become the groups of all rows.
+fn merge(criterion: &mut Criterion) {
+    let bounds = Bounds { pulled_rows: 1 << 20, pulled_bytes: 1 << 30, result_rows: 1 << 20, result_bytes: 1 << 30 };
+    let setup = ["CREATE TABLE p (k, n, s)".to_owned()];
+    let finish = Statement::bare("SELECT k, sum(n), sum(s) FROM p GROUP BY k ORDER BY 3 DESC LIMIT 10");
+    let mut group = criterion.benchmark_group("merge");
+    for groups in [10, 1000] {
+        let row = |k| vec![Value::Integer(k), Value::Integer(k % 7), Value::Integer(k * 31 % 1000)];
+        let rows: Vec<Vec<Value>> = (0..groups).map(row).collect();
+        group.throughput(Throughput::Elements(3 * groups as u64));
+        group.bench_function(BenchmarkId::from_parameter(groups), |bencher| {
+            bencher.iter(|| {
+                let deadline = until(Duration::from_secs(60));
+                let mut session = Session::open(&setup, bounds, deadline).expect("a database");
+                for _shard in 0..3 {
+                    session.load("INSERT INTO p VALUES (?, ?, ?)", black_box(&rows)).expect("they fit");
+                }
+                session.finish(&finish).expect("a result")
+            });
+        });
+    }
+    group.finish();
 }
 
 fn main() {
-    divan::main();
+    let mut criterion = Criterion::default().configure_from_args();
+    cached(&mut criterion);
+    uncached(&mut criterion);
+    merge(&mut criterion);
+    criterion.final_summary();
 }
