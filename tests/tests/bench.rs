@@ -94,9 +94,11 @@ fn a_cluster_for_one_measurement() {
     let within = mean_us("queue") + mean_us("replicate") + mean_us("apply");
     let (node, client) = (mean_us("node"), report["latency_us"]["mean"].as_f64().unwrap());
     assert!(within < node * 1.1 && node < client * 1.1, "{within} µs of {node} µs of {client} µs");
-    let report = place.report("read --nodes 1 --rows 50 --clients 2 --rate 50 --duration 500ms --warmup 100ms");
+    let report = place.report("read --nodes 1 --rows 50 --clients 2 --rate 50 --duration 500ms --warmup 100ms --bare");
     assert!(report["succeeded"].as_u64().unwrap() > 0 && report["failed"] == 0, "{report}");
     assert_eq!(report["settings"]["loop"], "open");
+    assert!(report["bare"]["per_second"].as_f64().unwrap() > 0.0, "{report}");
+    assert!(report["bare"]["ratio"].as_f64().unwrap() > 0.0, "{report}");
 }
 
 /// A round trip between nodes is seen by each write once, not a second time between proxy and leader: the

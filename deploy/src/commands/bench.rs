@@ -3,10 +3,11 @@
 //! A cluster is there, or is started for the run ([`own`]). A workload prepares its table ([`workload`]),
 //! then its clients each keep one request in flight on one connection of their own ([`driver`]) until the
 //! time is over; what they measured is merged and printed with the [`machine`] that it was measured on
-//! ([`report`]). A new workload is a new [`workload::Workload`] and a subcommand here. Three do other
+//! ([`report`]); with `--bare` beside what a server reaches that does nothing ([`bare`](mod@bare)). A new workload is a new [`workload::Workload`] and a subcommand here. Three do other
 //! things: [`idle`] looks at what the processes use, [`moves`] rebalances a table while clients write, and [`tpch`] runs queries on a cluster and on
 //! plain SQLite, and compares.
 
+mod bare;
 mod breakdown;
 mod driver;
 mod filled;
@@ -27,6 +28,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use self::bare::{Bare, BareArgs, Unchecked};
 use self::breakdown::Breakdown;
 use self::driver::Settings;
 use self::own::process::Usage;
@@ -47,6 +49,7 @@ Examples:
   flotilla bench read --clients 16 --rows 100000 --level lease
   flotilla bench write --json > write.json
   flotilla bench write --self --clients 64 --breakdown
+  flotilla bench read --self --clients 64 --bare    the ratio to a server that only echoes JSON
   flotilla bench mixed --ycsb b --clients 32        95 % reads, 5 % updates, some keys hot
   flotilla bench scatter --query group --clients 4
   flotilla bench idle --self --shards 32            processor time of an idle cluster, memory
@@ -96,6 +99,8 @@ enum WorkloadArgs {
     Idle(idle::IdleArgs),
     /// Slots that move to new shards while clients write
     Move(moves::MoveArgs),
+    #[command(hide = true)]
+    Bare(BareArgs),
     /// The 22 queries of TPC-H, against one SQLite file with the same rows
     Tpch(tpch::TpchArgs),
 }
@@ -134,6 +139,9 @@ struct CommonArgs {
     /// Tell where the time went, by what proxy and nodes measure themselves
     #[arg(long)]
     breakdown: bool,
+    /// Also give a bare HTTP server the same requests, after each run, and tell the ratio
+    #[arg(long)]
+    bare: bool,
     /// Also draw latency against throughput, for several numbers of --clients
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
@@ -180,6 +188,7 @@ async fn run_inner(args: BenchArgs) -> Result<(), CommandError> {
         }
         WorkloadArgs::Idle(args) => idle::run(args).await,
         WorkloadArgs::Move(args) => moves::run(args).await,
+        WorkloadArgs::Bare(args) => bare::serve(&args).await,
         WorkloadArgs::Tpch(args) => tpch::run(args).await,
     }
 }
@@ -198,13 +207,21 @@ async fn measure<W: Workload>(args: CommonArgs, table: &str, workload: impl Fn(u
     if !args.no_setup {
         until_stopped(first.set_up(&target)).await??;
     }
+    let bare = match args.bare {
+        true => Some(until_stopped(Bare::start()).await??),
+        false => None,
+    };
     let mut points = vec![];
     'all: for clients in &args.clients {
         let settings = settings(&args, &target, *clients);
         let mut runs = vec![];
         for _ in 0..args.repeat {
-            let run = one_run(&mut target, &settings, args.breakdown, workload(*clients)).await?;
-            let stopped = run.outcome.stopped_early;
+            let mut run = one_run(&mut target, &settings, args.breakdown, workload(*clients)).await?;
+            if let Some(bare) = bare.as_ref().filter(|_| !run.outcome.stopped_early) {
+                let settings = Settings { url: bare.url.clone(), ..settings.clone() };
+                run.bare = Some(driver::run(&settings, Unchecked(workload(*clients)), std::future::pending()).await?);
+            }
+            let stopped = run.outcome.stopped_early || run.bare.as_ref().is_some_and(|bare| bare.stopped_early);
             runs.push(run);
             if stopped {
                 points.push(Point::new(&settings, runs));
@@ -284,7 +301,7 @@ async fn one_run(
     if let Some(own) = &mut target.own {
         own.check()?;
     }
-    Ok(Run { outcome, used, stages })
+    Ok(Run { outcome, used, stages, bare: None })
 }
 
 fn usages(target: &Target) -> Vec<Usage> {

@@ -133,7 +133,11 @@ fn flag(name: &str, value: impl ToString) -> [String; 2] {
     [name.to_owned(), value.to_string()]
 }
 
-fn free_port() -> Result<u16, CommandError> {
+/// A port that is free now.
+///
+/// # Errors
+/// When none is.
+pub fn free_port() -> Result<u16, CommandError> {
     ports::free_ports(1).ok_or_else(|| CommandError::Failed("no port is free".into()))
 }
 
@@ -231,6 +235,10 @@ impl Own {
     }
 }
 
-fn parsed(address: &str) -> Result<BaseUrl, CommandError> {
+/// The URL of an address.
+///
+/// # Errors
+/// When it is none.
+pub fn parsed(address: &str) -> Result<BaseUrl, CommandError> {
     format!("http://{address}").parse().map_err(CommandError::Failed)
 }

@@ -25,13 +25,25 @@ pub struct Run {
     pub used: Vec<(String, Usage)>,
     /// Where the time went, if that was asked for.
     pub stages: Option<Breakdown>,
+    /// What the same clients reached with a bare server right afterwards, if that was asked for.
+    pub bare: Option<Outcome>,
+}
+
+/// Successful operations per second.
+fn per_second(outcome: &Outcome) -> f64 {
+    let seconds = outcome.measured.as_secs_f64();
+    if seconds > 0.0 { outcome.recorder.answered_in_time as f64 / seconds } else { 0.0 }
 }
 
 impl Run {
     /// Successful operations per second.
     pub fn per_second(&self) -> f64 {
-        let seconds = self.outcome.measured.as_secs_f64();
-        if seconds > 0.0 { self.outcome.recorder.answered_in_time as f64 / seconds } else { 0.0 }
+        per_second(&self.outcome)
+    }
+
+    /// The share of the bare server's rate.
+    fn of_bare(&self) -> Option<f64> {
+        self.bare.as_ref().map(per_second).filter(|bare| *bare > 0.0).map(|bare| self.per_second() / bare)
     }
 
     /// Processor time of a process per operation, in microseconds.
@@ -57,6 +69,14 @@ impl Point {
     /// The run with the median throughput; of an even number the slower one in the middle.
     pub fn median(&self) -> &Run {
         &self.runs[(self.runs.len() - 1) / 2]
+    }
+
+    /// The bare server's rate in the run with the median ratio, and that ratio.
+    fn of_bare(&self) -> Option<(f64, f64)> {
+        let ratios = self.runs.iter().filter_map(|run| Some((per_second(run.bare.as_ref()?), run.of_bare()?)));
+        let mut ratios: Vec<(f64, f64)> = ratios.collect();
+        ratios.sort_by(|a, b| a.1.total_cmp(&b.1));
+        ratios.get(ratios.len().saturating_sub(1) / 2).copied()
     }
 
     fn json(&self) -> Map<String, Json> {
@@ -85,6 +105,7 @@ impl Point {
             "latency_us": latency_json(&recorder.latency_us),
             "operations": kinds.collect::<Map<_, _>>(),
             "processes": used.collect::<Vec<_>>(),
+            "bare": self.of_bare().map(|(per_second, ratio)| json!({ "per_second": per_second, "ratio": ratio })),
             "breakdown": run.stages.as_ref().map(Breakdown::json),
             "runs": self.runs.iter().map(|run| json!({
                 "per_second": run.per_second(),
@@ -224,6 +245,9 @@ fn point_text(out: &mut String, point: &Point) {
         let all: Vec<String> = point.runs.iter().map(|run| format!("{:.1}", run.per_second())).collect();
         let _ = writeln!(out, "runs        {} /s; the median is shown", all.join(", "));
     }
+    if let Some((bare, ratio)) = point.of_bare() {
+        let _ = writeln!(out, "bare server {bare:.1} /s; the ratio is {ratio:.2}, the median of all runs");
+    }
     if !recorder.latency_us.is_empty() {
         for (name, quantile) in PERCENTILES {
             let _ = writeln!(out, "{name:<11} {}", micros(recorder.latency_us.value_at_quantile(quantile)));
@@ -255,7 +279,7 @@ fn point_text(out: &mut String, point: &Point) {
 
 /// A line per point.
 fn points_text(out: &mut String, points: &[Point]) {
-    let mut table = new_table(["clients", "per second", "p50", "p99", "p99.9", "max", "failed"]);
+    let mut table = new_table(["clients", "per second", "of bare", "p50", "p99", "p99.9", "max", "failed"]);
     for point in points {
         let run = point.median();
         let latency = &run.outcome.recorder.latency_us;
@@ -263,6 +287,7 @@ fn points_text(out: &mut String, points: &[Point]) {
         table.add_row([
             point.settings.clients.to_string(),
             format!("{:.1}", run.per_second()),
+            point.of_bare().map_or_else(String::new, |(_, ratio)| format!("{ratio:.2}")),
             at(0.5),
             at(0.99),
             at(0.999),
@@ -296,7 +321,7 @@ mod tests {
         recorder.errors.insert("unavailable".into(), 3);
         let usage = Usage { cpu: Duration::from_millis(10), rss_bytes: 3 << 20, peak_rss_bytes: 4 << 20 };
         let outcome = Outcome { recorder, measured: Duration::from_secs(2), stopped_early: true };
-        Run { outcome, used: vec![("node 1".into(), usage)], stages: None }
+        Run { outcome, used: vec![("node 1".into(), usage)], stages: None, bare: None }
     }
 
     fn settings(clients: u32) -> Settings {
@@ -337,6 +362,16 @@ mod tests {
         assert_eq!(json["settings"]["clients"], json!([64]));
         assert_eq!(json["processes"][0]["cpu_us_per_operation"], 10.0);
         assert!((4990..=5010).contains(&json["latency_us"]["p50"].as_u64().unwrap()));
+    }
+
+    /// The ratio to a bare server is the median of the runs' own ratios, whichever run is shown.
+    #[test]
+    fn ratios() {
+        let beside = |ours: u64, bare: u64| Run { bare: Some(run(bare).outcome), ..run(ours) };
+        let report =
+            report(vec![Point::new(&settings(64), vec![beside(100, 1000), beside(500, 1000), beside(400, 2000)])]);
+        assert!(report.text().contains("bare server 2000.0 /s; the ratio is 0.20"), "{}", report.text());
+        assert_eq!(report.json()["bare"]["ratio"], 0.2);
     }
 
     /// Several numbers of clients are a line each.
