@@ -118,6 +118,11 @@ impl Machine {
         self.ownership.placements.get(&placement).map(|owned| &owned.slots)
     }
 
+    /// The version of that.
+    pub fn version(&self, placement: PlacementId) -> Epoch {
+        self.ownership.placements.get(&placement).map(|owned| owned.epoch).unwrap_or_default()
+    }
+
     /// The moves of slots that this shard knows of.
     pub fn moves(&self) -> &Moves {
         &self.moves

@@ -54,7 +54,7 @@ use index::Index;
 
 /// Rows that one entry deletes, inserts or clears away: all other writes of the shard wait meanwhile, for
 /// some milliseconds.
-const CHUNK_ROWS: usize = 256;
+pub(crate) const CHUNK_ROWS: usize = 256;
 
 /// Bytes that one entry inserts, for the same reason.
 const CHUNK_BYTES: usize = 256 << 10;

@@ -91,9 +91,11 @@ impl Replica {
         self.query(sql)[0][0].clone()
     }
 
-    /// Does this shard own the slot?
-    pub(crate) fn owns(&self, placement: PlacementId, slot: flotilla_shared::ids::Slot) -> bool {
-        self.handle().lock().owned(placement).is_some_and(|slots| slots.contains(slot))
+    /// The version of what this shard owns of a placement, and its slots.
+    pub(crate) fn owned(&self, placement: PlacementId) -> (Epoch, SlotSet) {
+        let machine = self.handle().lock();
+        let slots = machine.owned(placement).cloned().unwrap_or_default();
+        (machine.version(placement), slots)
     }
 
     fn count(&self, table: &str) -> Value {
