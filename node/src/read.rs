@@ -82,8 +82,8 @@ impl Reads {
     pub fn start(group: GroupId, raft: &Raft, store: &Arc<Store>, stages: &NodeStages) -> Self {
         let serve = |policy| {
             let (sender, queue) = mpsc::channel(MAX_WAITING);
-            let (raft, store, stages) = (raft.clone(), Arc::clone(store), stages.clone());
-            tokio::spawn(Rounds { group, raft, store, stages, policy }.serve(queue));
+            let (proof, store, stages) = (raft.clone(), Arc::clone(store), stages.clone());
+            tokio::spawn(Rounds { group, proof, store, stages, policy }.serve(queue));
             sender
         };
         Self {
@@ -102,16 +102,31 @@ impl Reads {
     }
 }
 
+/// What proves that a replica leads. Handed in, so that a test can let a proof take its time.
+trait Proof: Send + Sync + 'static {
+    /// Returns once all that was acknowledged before the call is applied here.
+    fn prove(&self, policy: ReadPolicy) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+impl Proof for Raft {
+    async fn prove(&self, policy: ReadPolicy) -> Result<(), Error> {
+        match self.ensure_linearizable(policy).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(refused_read(self, &error).await),
+        }
+    }
+}
+
 /// The rounds of one level.
-struct Rounds {
+struct Rounds<P> {
     group: GroupId,
-    raft: Raft,
+    proof: P,
     store: Arc<Store>,
     stages: NodeStages,
     policy: Option<ReadPolicy>,
 }
 
-impl Rounds {
+impl<P: Proof> Rounds<P> {
     async fn serve(self, mut queue: mpsc::Receiver<Ticket>) {
         let mut tickets = Vec::new();
         while !tickets.is_empty() || queue.recv_many(&mut tickets, MAX_WAITING).await > 0 {
@@ -132,11 +147,10 @@ impl Rounds {
         tickets: &mut Vec<Ticket>,
         late: &mut Vec<Ticket>,
     ) -> Result<(), Error> {
-        let mut round = std::pin::pin!(self.raft.ensure_linearizable(policy));
+        let mut round = std::pin::pin!(self.proof.prove(policy));
         loop {
             match tokio::time::timeout(SWEEP, &mut round).await {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(error)) => return Err(refused_read(&self.raft, &error).await),
+                Ok(proved) => return proved,
                 Err(_) => {
                     while late.len() < MAX_WAITING
                         && let Ok(ticket) = queue.try_recv()
@@ -294,3 +308,6 @@ pub async fn read_rows(host: &Arc<Host>, group: GroupId, read: Read, timeout: Du
     let store = replica.state().store();
     block(store.executor(), || store.readers().read(&read, timeout.min(MAX_READ)))
 }
+
+#[cfg(test)]
+mod tests;
