@@ -129,7 +129,7 @@ impl Inner {
                     *added = (added.0 + 1, added.1 + 1);
                     wanted_others.push((*key, id.0 as i64));
                 }
-                What::Change => added.1 += 1,
+                What::Change | What::Past => added.1 += 1,
                 What::Replace => (),
                 What::Delete => wanted_others.retain(|(other, _)| other != key),
             }

@@ -21,6 +21,8 @@ pub(super) enum What {
     Insert,
     /// Counts up in the one that is always there.
     Change,
+    /// The same past the routing, on the shard that has it, as somebody may who inspects a shard.
+    Past,
     /// Replaces that one by its like, in silence.
     Replace,
     /// Deletes those that were added to one table.
@@ -56,13 +58,14 @@ impl Inner {
                 statement("INSERT INTO t VALUES (?, 0, 1, NULL)", &[key]),
                 statement("INSERT INTO w VALUES (?, ?)", &[key, id.0 as i64]),
             ],
-            What::Change => vec![statement("UPDATE t SET v = v + 1 WHERE k = ? AND fixed", &[key])],
+            What::Change | What::Past => vec![statement("UPDATE t SET v = v + 1 WHERE k = ? AND fixed", &[key])],
             What::Replace => {
                 vec![statement("REPLACE INTO t SELECT k, fixed, v, one FROM t WHERE k = ? AND fixed", &[key])]
             }
             What::Delete => vec![statement("DELETE FROM w WHERE k = ?", &[key])],
         };
-        let write = Write { id, route: Some(Route { schema: SchemaVersion(9), claims }), statements };
+        let route = (what != What::Past).then_some(Route { schema: SchemaVersion(9), claims });
+        let write = Write { id, route, statements };
         let entry = self.log(shard).entry(Body::Writes(vec![write]));
         match self.apply(shard, entry) {
             Outcome::Writes(mut results) => results.remove(0),
@@ -103,17 +106,22 @@ impl Inner {
 
     /// A client writes wherever it may: at most one shard takes it, and none while the slot is frozen.
     pub fn client_writes(&mut self) {
-        let (what, keys) = match self.random.below(5) {
-            0 | 1 => (What::Insert, OTHERS),
-            2 => (What::Change, FIXED as usize),
-            3 => (What::Replace, FIXED as usize),
+        let (what, keys) = match self.random.below(11) {
+            0..4 => (What::Insert, OTHERS),
+            4 | 5 => (What::Change, FIXED as usize),
+            6 | 7 => (What::Replace, FIXED as usize),
+            8 => (What::Past, FIXED as usize),
             _ => (What::Delete, OTHERS),
         };
         let key = self.some_key(keys);
         let asked = self.new_request(key, what);
-        let shard = self.some_shard(key);
+        let shard = match what {
+            What::Past => self.owners.of(slot_of_key(key)),
+            _ => Some(self.some_shard(key)),
+        };
+        let Some(shard) = shard else { return };
         if let Ok(result) = self.send(shard, asked) {
-            let frozen = self.owners.frozen.get(&shard);
+            let frozen = self.owners.frozen.get(&shard).filter(|_| what != What::Past);
             let is_frozen = frozen.is_some_and(|(_, slots)| slots.contains(slot_of_key(key)));
             assert!(!is_frozen, "{shard} took a write of key {key} while it was frozen");
             self.written.push(Written { asked, result: Ok(result) });
@@ -127,6 +135,10 @@ impl Inner {
             return;
         }
         let Written { asked, result } = self.written[self.written.len() - 1 - self.random.below(recent)].clone();
+        if asked.what == What::Past {
+            // Nobody but the shard that took it knows its id.
+            return;
+        }
         let shard = self.some_shard(asked.key);
         match self.send(shard, asked) {
             Err(error) if error.code == Code::StaleRoute => (),
