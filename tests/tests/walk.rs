@@ -6,13 +6,10 @@
 //! `FLOTILLA_SEED=7` those of a seed.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use flotilla_shared::ids::RequestId;
 use flotilla_tests::harness::accounts::{Accounts, Load, Mix};
-use flotilla_tests::harness::wait::PATIENCE;
+use flotilla_tests::harness::walk::{Pauses, chosen};
 use flotilla_tests::harness::{Cluster, Layout, eventually};
 use rustix::process::Signal;
 use serde_json::{Value as Json, json};
@@ -118,67 +115,16 @@ impl Case {
     }
 }
 
-/// The cases to run now.
-fn chosen() -> Vec<Case> {
-    let mut all = Case::all();
-    match std::env::var("FLOTILLA_WALK") {
-        Ok(part) if part != "all" => all.retain(|case| case.name().contains(&part)),
-        Ok(_) => (),
-        Err(_) => {
-            let given = std::env::var("FLOTILLA_SEED").ok().map(|seed| seed.parse().expect("a number"));
-            let seed = given.unwrap_or_else(|| RequestId::random().0 as u16);
-            println!("FLOTILLA_SEED={seed}");
-            let mut random = u64::from(seed);
-            while all.len() > CASES {
-                // Knuth's constants; the high bits are the good ones.
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                all.swap_remove((random >> 33) as usize % all.len());
-            }
-        }
-    }
-    all
-}
-
 struct Walk {
     cluster: Cluster,
-    /// The folder by which the job is made to wait.
-    pauses: tempfile::TempDir,
+    pauses: Pauses,
 }
 
 impl Walk {
     async fn start() -> Self {
-        let pauses = tempfile::tempdir().expect("a folder");
-        let flags = vec!["--test-pauses".to_owned(), pauses.path().display().to_string()];
-        let cluster = Cluster::start(Layout { proxies: 2, flags, ..Layout::default() }).await;
+        let pauses = Pauses::new();
+        let cluster = Cluster::start(Layout { proxies: 2, flags: pauses.flags(), ..Layout::default() }).await;
         Self { cluster, pauses }
-    }
-
-    fn reached(&self, place: &str) -> PathBuf {
-        self.pauses.path().join(format!("{place}.reached"))
-    }
-
-    /// Lets the next driver that comes to a place wait there.
-    fn ask(&self, place: &str) {
-        fs::write(self.pauses.path().join(place), "").expect("the folder can be written");
-    }
-
-    async fn waits(&self, place: &str) {
-        let reached = self.reached(place);
-        eventually(&format!("the job waits {place}"), PATIENCE, async || match reached.exists() {
-            true => Ok(()),
-            false => Err(format!("passed so far: {:?}", self.passed())),
-        })
-        .await;
-    }
-
-    fn go_on(&self, place: &str) {
-        fs::remove_file(self.reached(place)).expect("the job waits");
-    }
-
-    /// Places that drivers have come to.
-    fn passed(&self) -> BTreeSet<String> {
-        let text = fs::read_to_string(self.pauses.path().join("passed")).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
     }
 
     async fn job(&self, id: &str) -> Json {
@@ -214,30 +160,30 @@ impl Walk {
         let cancelled = WHEN_CANCELLED.contains(&case.call);
         if cancelled {
             // So that the next driver finds a move to cancel.
-            self.ask("after-stage");
+            self.pauses.ask("after-stage");
         }
         if case.is_frozen() {
-            self.ask("after-freeze");
+            self.pauses.ask("after-freeze");
         } else {
-            self.ask(&case.place());
+            self.pauses.ask(&case.place());
         }
         let started = session.post("/table/rebalance", json!({ "table_name": accounts.name })).await;
         let id = started["job"].as_str().expect("a job").to_owned();
         if cancelled {
-            self.waits("after-stage").await;
+            self.pauses.wait("after-stage").await;
             session.post(&format!("/job/{id}/cancel"), json!({})).await;
             let driver = self.cluster.leader("meta").await;
             self.cluster.nodes[driver].process.kill();
             self.cluster.nodes[driver].process.start();
             self.cluster.ready().await;
-            self.go_on("after-stage");
+            self.pauses.go_on("after-stage");
         }
         if case.is_frozen() {
-            self.waits("after-freeze").await;
-            self.ask(&case.place());
-            self.go_on("after-freeze");
+            self.pauses.wait("after-freeze").await;
+            self.pauses.ask(&case.place());
+            self.pauses.go_on("after-freeze");
         }
-        self.waits(&case.place()).await;
+        self.pauses.wait(&case.place()).await;
         self.cluster.check_owners_now(&accounts.name).await;
         let moving = self.job(&id).await["moving"][0].clone();
 
@@ -265,12 +211,12 @@ impl Walk {
         match case.victim {
             Victim::Everything => {
                 self.cluster.kill_all();
-                self.go_on(&place);
+                self.pauses.go_on(&place);
                 self.cluster.start_all();
             }
             Victim::Proxy => {
                 self.cluster.proxies[0].process.kill();
-                self.go_on(&place);
+                self.pauses.go_on(&place);
                 load.progress(5, 1).await;
                 self.cluster.start_all();
             }
@@ -281,20 +227,20 @@ impl Walk {
                 // step, much too late.
                 load.progress(10, 1).await;
                 self.ended(id).await;
-                self.go_on(&place);
+                self.pauses.go_on(&place);
                 self.cluster.nodes[node.expect("a node")].process.signal(Signal::CONT);
             }
             Victim::StoppedSource => {
                 let node = node.expect("a node");
                 self.cluster.nodes[node].process.signal(Signal::STOP);
-                self.go_on(&place);
+                self.pauses.go_on(&place);
                 load.progress(10, 1).await;
                 self.cluster.nodes[node].process.signal(Signal::CONT);
             }
             Victim::Driver | Victim::Source | Victim::Target | Victim::Other => {
                 let node = node.expect("a node");
                 self.cluster.nodes[node].process.kill();
-                self.go_on(&place);
+                self.pauses.go_on(&place);
                 // With the others alone.
                 load.progress(5, 1).await;
                 self.cluster.start_all();
@@ -315,7 +261,7 @@ impl Walk {
 /// each moment, by the shards' own tables, and clients find every row once and every total exact.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_step_survives() {
-    let cases = chosen();
+    let cases = chosen(Case::all(), Case::name, CASES);
     let mut walk = Walk::start().await;
     for (number, case) in cases.iter().enumerate() {
         println!("case {number}: {}", case.name());
@@ -323,7 +269,7 @@ async fn every_step_survives() {
     }
     let in_races = IN_RACES.iter().flat_map(|call| [format!("before-{call}"), format!("after-{call}")]);
     let known: BTreeSet<String> = Case::all().iter().map(Case::place).chain(in_races).collect();
-    let unknown: Vec<String> = walk.passed().difference(&known).cloned().collect();
+    let unknown: Vec<String> = walk.pauses.passed().difference(&known).cloned().collect();
     assert!(unknown.is_empty(), "this walk knows nothing of {unknown:?}");
 }
 

@@ -120,7 +120,8 @@ fn is_due(job: &Job) -> bool {
 /// One step of a job that changes replicas.
 async fn change_members(host: &Arc<Host>, job: &Job) {
     let driver = Driver { cluster: host.cluster(), job };
-    if let Err(error) = membership::attempt(&driver, job.id).await {
+    let ground = Pausing { ground: &driver, folder: host.options().pauses.as_deref() };
+    if let Err(error) = membership::attempt(&ground, job.id).await {
         tracing::debug!(job = %job.id, %error, "a job's step is tried again");
         driver.note(&job.step, job.percent, Some(error)).await;
         tokio::time::sleep(PAUSE).await;

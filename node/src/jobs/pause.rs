@@ -1,8 +1,9 @@
-//! Places at which the driver of a move can be made to wait, so that a test can kill something just there.
+//! Places at which the driver of a job can be made to wait, so that a test can kill something just there.
 //!
 //! Off unless a node is given a folder for it (`--test-pauses`). Each call of a driver has a place
 //! before and one behind it: `before-freeze`, `after-freeze`, …, named after the call's own variant, so a
-//! new step is a new place at once. A driver that comes to a place
+//! new step is a new place at once. Those of jobs that change replicas are `before-member-swap`, …: such a job may
+//! be at work beside one that moves slots. A driver that comes to a place
 //! 1. writes its name down in the file `passed`,
 //! 2. renames the file of that name to `<place>.reached`, if it is there. One driver alone succeeds;
 //! 3. then it waits as long as `<place>.reached` is there.
@@ -16,9 +17,10 @@ use std::time::Duration;
 use flotilla_shared::error::Error;
 use flotilla_shared::ids::GroupId;
 use flotilla_shared::moves::{MoveAnswer, MoveQuery, MoveReply, MoveStep};
-use flotilla_shared::registry::{MetaCommand, Registry, ReplicaInfo};
+use flotilla_shared::registry::{MetaCommand, NodeInfo, Registry, ReplicaInfo, Sight};
+use flotilla_shared::wire::{GroupMembers, MemberChange, Request};
 
-use super::rebalance::Ground;
+use super::{membership, rebalance};
 
 /// How often a waiting driver looks for the file.
 const LOOK: Duration = Duration::from_millis(5);
@@ -32,7 +34,7 @@ pub(super) struct Pausing<'a, G> {
     pub folder: Option<&'a Path>,
 }
 
-impl<G: Ground> Ground for Pausing<'_, G> {
+impl<G: rebalance::Ground> rebalance::Ground for Pausing<'_, G> {
     async fn registry(&self) -> Result<Arc<Registry>, Error> {
         self.ground.registry().await
     }
@@ -68,9 +70,54 @@ impl<G: Ground> Ground for Pausing<'_, G> {
     }
 }
 
+impl<G: membership::Ground> membership::Ground for Pausing<'_, G> {
+    async fn registry(&self) -> Result<Arc<Registry>, Error> {
+        self.ground.registry().await
+    }
+
+    async fn meta(&self, command: MetaCommand) -> Result<(), Error> {
+        let name = match &command {
+            MetaCommand::Members { step, .. } => self.member_name(step),
+            MetaCommand::EndJob { .. } => self.member_name(&command),
+            // What is shown of a job decides nothing.
+            _ => None,
+        };
+        self.around(name, self.ground.meta(command)).await
+    }
+
+    async fn sight(&self, registry: &Registry) -> Sight {
+        self.ground.sight(registry).await
+    }
+
+    async fn node(&self, info: &NodeInfo, request: Request) -> Result<(), Error> {
+        self.around(self.member_name(&request), self.ground.node(info, request)).await
+    }
+
+    async fn change(&self, group: GroupId, change: MemberChange) -> Result<GroupMembers, Error> {
+        self.around(self.member_name(&change), self.ground.change(group, change)).await
+    }
+
+    async fn hand_over(&self, group: GroupId) -> Result<(), Error> {
+        let name = self.folder.map(|_| "member-handover".to_owned());
+        self.around(name, self.ground.hand_over(group)).await
+    }
+
+    fn now_us(&self) -> i64 {
+        self.ground.now_us()
+    }
+
+    async fn pause(&self) {
+        self.ground.pause().await;
+    }
+}
+
 impl<G> Pausing<'_, G> {
     fn name(&self, call: &impl Debug) -> Option<String> {
         self.folder.map(|_| variant(call))
+    }
+
+    fn member_name(&self, call: &impl Debug) -> Option<String> {
+        self.folder.map(|_| format!("member-{}", variant(call)))
     }
 
     async fn around<T>(&self, name: Option<String>, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

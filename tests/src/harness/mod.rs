@@ -7,7 +7,7 @@
 //! ([`cluster`], [`content`]). [`dev`] is a cluster in one process, [`script`] one that `deploy/cluster.sh` starts. [`relay`] delays and cuts what nodes
 //! send to each other, [`writers`] remember what was acknowledged, [`tpch`] makes the rows of `flotilla
 //! bench tpch` and [`load`] brings them in. [`accounts`] are read and changed while their slots move, [`owners`]
-//! tells who owns these by each replica's own table.
+//! tells who owns these by each replica's own table. In a [`walk`] along the steps of a job its driver waits at each.
 //!
 //! A cluster has the machine for itself: those of one test program run one after the other, because
 //! tests measure and time out. When a test fails the ends of all logs are printed. Processes end with
@@ -30,6 +30,7 @@ pub mod session;
 #[path = "../../../deploy/src/commands/bench/tpch/data.rs"]
 pub mod tpch;
 pub mod wait;
+pub mod walk;
 pub mod writers;
 
 pub use cluster::{Cluster, Layout};
