@@ -9,7 +9,7 @@ use crate::ids::{Epoch, GroupId, JobId, NodeId, PlacementId, ReplicaId, RequestI
 use crate::leaders::BalancerStatus;
 pub use crate::members::{GroupMembers, MemberChange};
 use crate::moves::{MoveAnswer, MoveQuery, MoveReply, MoveStep};
-use crate::registry::{MetaCommand, MetaReply, Registry, SchemaObject, SlotSet};
+use crate::registry::{MetaCommand, MetaReply, Registry, SchemaObject, SlotSet, Split};
 use crate::value::{Params, Value};
 
 /// One SQL statement with its arguments.
@@ -174,6 +174,8 @@ pub enum ShardCommand {
     Describe,
     /// Moves slots.
     Move(Box<MoveStep>),
+    /// Gives up a slot for those that it is split into.
+    Split(Split),
 }
 
 /// Where a table goes that leaves the home placement.
@@ -223,6 +225,8 @@ pub enum ShardReply {
     },
     /// Of a step of a move.
     Move(MoveReply),
+    /// The slot is split; the shard's version of the placement now.
+    Split(Epoch),
 }
 
 /// What a log entry holds.

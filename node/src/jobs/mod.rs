@@ -21,6 +21,7 @@ mod pause;
 mod rebalance;
 mod register;
 mod schema;
+mod split;
 mod write;
 
 use std::sync::Arc;
@@ -28,11 +29,14 @@ use std::time::Duration;
 
 use flotilla_shared::client::{Cluster, unexpected};
 use flotilla_shared::error::{Class, Code, Error};
-use flotilla_shared::ids::{GroupId, JobId, META};
+use flotilla_shared::ids::{Epoch, GroupId, JobId, META};
 use flotilla_shared::moves::{MoveAnswer, MoveQuery, MoveReply, MoveStep};
-use flotilla_shared::registry::{Effect, Job, JobKind, JobState, MetaCommand, NodeInfo, Registry, ReplicaInfo, Sight};
+use flotilla_shared::registry::{
+    Effect, Job, JobKind, JobState, MetaCommand, NodeInfo, Registry, ReplicaInfo, Sight, Split,
+};
 use flotilla_shared::wire::{GroupMembers, MemberChange, Request, Response, ShardCommand, ShardReply, StatementResult};
 use rebalance::Attempt;
+use split::Splitting;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -131,7 +135,7 @@ async fn change_members(host: &Arc<Host>, job: &Job) {
 /// One attempt at one job; tells whether it left a move behind for which nobody waits.
 async fn run(host: &Arc<Host>, memory: &mut rebalance::Memory, job: Job) -> bool {
     let driver = Driver { cluster: host.cluster(), job: &job };
-    if job.kind.moves_slots() {
+    if job.progress.is_some() {
         let ground = Pausing { ground: &driver, folder: host.options().pauses.as_deref() };
         let (error, ahead) = match rebalance::attempt(&ground, memory, job.id).await {
             Ok(Attempt::Ahead(held)) => (held, true),
@@ -160,6 +164,11 @@ async fn run(host: &Arc<Host>, memory: &mut rebalance::Memory, job: Job) -> bool
                 register::add_to_shard(&driver, &registry, table, *shard).await.map(Done::from)
             }
             JobKind::Write(write) => write::run(&driver, &registry, write).await,
+            JobKind::Split { .. } => match split::run(&driver, &job).await {
+                Ok(Splitting::Done) => Ok(Done::default()),
+                Ok(Splitting::Moves) => return false,
+                Err(error) => Err(error),
+            },
             JobKind::Rebalance { .. }
             | JobKind::Give { .. }
             | JobKind::RemoveFromShard { .. }
@@ -257,6 +266,23 @@ impl rebalance::Ground for Driver<'_> {
         match self.cluster.call(group, Request::Moves { group, query }, deadline).await? {
             Response::Moves(answer) => Ok(answer),
             other => Err(unexpected(&other)),
+        }
+    }
+}
+
+impl split::Ground for Driver<'_> {
+    async fn registry(&self) -> Result<Arc<Registry>, Error> {
+        Driver::registry(self).await
+    }
+
+    async fn meta(&self, command: MetaCommand) -> Result<(), Error> {
+        self.cluster.meta(command, self.deadline()).await.map(drop)
+    }
+
+    async fn split(&self, shard: GroupId, split: Split) -> Result<Epoch, Error> {
+        match self.shard(shard, ShardCommand::Split(split)).await? {
+            ShardReply::Split(epoch) => Ok(epoch),
+            other => Err(Error::new(Code::Internal, format!("a shard gave another answer: {other:?}"))),
         }
     }
 }

@@ -21,7 +21,8 @@
 //!    another row. A row that does not go in is an error when it is staged.
 //!
 //! The pieces: [`index`] finds the rows of a slot, [`watch`] hears what changes, [`layout`] reads and writes
-//! rows as packed bytes, [`source`] and [`target`] take the steps, [`query`] answers the driver.
+//! rows as packed bytes, [`source`] and [`target`] take the steps, [`split`]
+//! splits slots, [`query`] answers the driver.
 
 mod forget;
 pub mod index;
@@ -29,6 +30,7 @@ pub mod layout;
 mod measure;
 pub mod query;
 mod source;
+mod split;
 mod target;
 pub mod watch;
 

@@ -59,6 +59,7 @@ impl Machine {
                 self.once(*job, &format!("fill {chunk}"), || self.fill_copy(table, columns, rows, *sequence))
             }
             ShardCommand::Move(step) => self.move_step(draft, step, moment),
+            ShardCommand::Split(split) => self.split(draft, split),
             ShardCommand::Describe => Ok(Ok(ShardReply::Schema(schema_objects(&self.db)?))),
         }
     }

@@ -40,7 +40,9 @@ pub fn resolve<'a>(term: &'a Term, prepared: &Prepared, params: &'a Params) -> O
 pub fn slots_between(placement: &Placement, low: Bound<&Value>, high: Bound<&Value>) -> Option<SlotSet> {
     match placement.function {
         Function::Home | Function::Hash | Function::Reference => None,
-        Function::Range { .. } | Function::List { .. } => Some(placement.slots_between(low, high)),
+        Function::Range { .. } | Function::SplitRange(_) | Function::List { .. } => {
+            Some(placement.slots_between(low, high))
+        }
     }
 }
 
@@ -48,7 +50,7 @@ pub fn slots_between(placement: &Placement, low: Bound<&Value>, high: Bound<&Val
 pub fn sole_owner(placement: &Placement) -> Option<GroupId> {
     let mut owners = placement.owned.iter().filter(|(_, set)| !set.is_empty());
     let (shard, set) = owners.next()?;
-    (owners.next().is_none() && set.len() == usize::from(placement.slots)).then_some(*shard)
+    (owners.next().is_none() && set.len() == placement.slot_count()).then_some(*shard)
 }
 
 /// Slots by the shard that owns them.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Counters, FINISHED_JOBS_KEPT, FINISHED_WRITES_KEPT, Function, HOME, HOME_SHARD, Job, JobKind, JobState, LeaderRule,
     MAX_WAITING_WRITE_BYTES, MAX_WAITING_WRITES, MemberStep, MoveChange, NodeInfo, Placement, ReferenceWrite, Registry,
-    ReplicaGoal, ReplicaInfo, SchemaObject, SlotSet, Table,
+    ReplicaGoal, ReplicaInfo, SchemaObject, SlotSet, SplitStep, Table,
 };
 use crate::error::{Code, Error};
 use crate::ids::{Epoch, GroupId, JobId, NodeId, PlacementId, ReplicaId, RequestId, SchemaVersion};
@@ -103,6 +103,13 @@ pub enum MetaCommand {
     },
     /// Changes who shall lead.
     Leaders(LeaderRule),
+    /// What a job that splits ranges records.
+    Split {
+        /// The job.
+        job: JobId,
+        /// The change.
+        step: SplitStep,
+    },
 }
 
 /// What a finished job changes.
@@ -249,6 +256,7 @@ impl Registry {
             }
             MetaCommand::ReserveKeys { table, count, at_least } => self.reserve_keys(&table, count, at_least),
             MetaCommand::Leaders(rule) => self.change_leaders(rule),
+            MetaCommand::Split { job, step } => self.change_split(at_us, job, step),
         }
     }
 
@@ -347,7 +355,7 @@ impl Registry {
         Ok(())
     }
 
-    fn running_job(&mut self, id: JobId) -> Result<&mut Job, Error> {
+    pub(super) fn running_job(&mut self, id: JobId) -> Result<&mut Job, Error> {
         match self.jobs.get_mut(&id) {
             Some(job) if !job.ended() => Ok(job),
             Some(_) => Err(Error::new(Code::Conflict, format!("job {id} has ended"))),

@@ -9,7 +9,7 @@ use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Placement, SlotSet};
+use super::{Placement, Ranges, SlotSet};
 use crate::error::{Code, Error};
 use crate::ids::{GroupId, Slot};
 use crate::slot::{Affinity, KeyColumn, apply_affinity, compare, compare_keys, slot_of};
@@ -44,6 +44,8 @@ pub enum Function {
     },
     /// No key: one slot, of which every shard has a copy.
     Reference,
+    /// As [`Function::Range`], but some ranges were split after the registration.
+    SplitRange(Ranges),
 }
 
 impl Function {
@@ -52,7 +54,7 @@ impl Function {
         match self {
             Self::Home => "home",
             Self::Hash => "hash",
-            Self::Range { .. } => "range",
+            Self::Range { .. } | Self::SplitRange(_) => "range",
             Self::List { .. } => "list",
             Self::Reference => "reference",
         }
@@ -92,13 +94,32 @@ impl Function {
         Ok((Self::List { values, default: default.is_some() }, owned))
     }
 
-    /// How many slots a placement by this function has.
+    /// How many numbers of slots a placement by this function has given out. Only a split makes it more than there
+    /// are slots ([`Placement::all_slots`]).
     pub fn slots(&self) -> u16 {
         match self {
             Self::Home | Self::Reference => 1,
             Self::Hash => crate::slot::HASH_SLOTS,
             Self::Range { points } => points.len() as u16 + 1,
             Self::List { values, default } => values.len() as u16 + u16::from(*default),
+            Self::SplitRange(ranges) => ranges.numbers(),
+        }
+    }
+
+    /// The split points of ranges, sorted; none of all others.
+    pub fn points(&self) -> &[Vec<Value>] {
+        match self {
+            Self::Range { points } => points,
+            Self::SplitRange(ranges) => ranges.points(),
+            _ => &[],
+        }
+    }
+
+    /// The slot of the range at a position among the ranges.
+    pub(super) fn slot_at(&self, position: usize) -> Slot {
+        match self {
+            Self::SplitRange(ranges) => ranges.slots()[position],
+            _ => Slot(position as u16),
         }
     }
 }
@@ -110,15 +131,15 @@ impl fmt::Display for Function {
 }
 
 /// Values as the key columns store them.
-fn stored(columns: &[KeyColumn], key: &[Value]) -> Vec<Value> {
+pub(super) fn stored(columns: &[KeyColumn], key: &[Value]) -> Vec<Value> {
     columns.iter().zip(key).map(|(column, value)| apply_affinity(column.affinity, value)).collect()
 }
 
-fn search(columns: &[KeyColumn], sorted: &[Vec<Value>], key: &[Value]) -> Option<usize> {
+pub(super) fn search(columns: &[KeyColumn], sorted: &[Vec<Value>], key: &[Value]) -> Option<usize> {
     sorted.binary_search_by(|value| compare_keys(columns, value, key)).ok()
 }
 
-fn normalized(
+pub(super) fn normalized(
     columns: &[KeyColumn],
     points: Vec<Vec<Value>>,
     fits: impl Fn(&Vec<Value>) -> bool,
@@ -128,12 +149,7 @@ fn normalized(
     if points.is_empty() {
         return bad(format!("there is no {what}"), format!("give at least one {what}"));
     }
-    let bytes: usize = points.iter().flatten().map(Value::size_bytes).sum();
-    if points.len() > MAX_POINTS || bytes > MAX_POINTS_BYTES {
-        let message =
-            format!("{} of {what} with {bytes} bytes, over {MAX_POINTS} or {MAX_POINTS_BYTES} bytes", points.len());
-        return Err(Error::new(Code::TooLarge, message).hint("use fewer, or shard by hash"));
-    }
+    check_bounds(&points, what)?;
     if let Some(point) = points.iter().find(|point| !fits(point)) {
         let message = format!("{what} {} does not fit a key of {} columns", shown(point), columns.len());
         return bad(message, "give one value per key column".to_owned());
@@ -145,6 +161,18 @@ fn normalized(
         return bad(message, "values that the column calls equal are one value".to_owned());
     }
     Ok(sorted)
+}
+
+/// Are there few enough to be part of the registry?
+pub(super) fn check_bounds<'a>(points: impl IntoIterator<Item = &'a Vec<Value>>, what: &str) -> Result<(), Error> {
+    let (count, bytes) = points
+        .into_iter()
+        .fold((0, 0), |(count, bytes), point| (count + 1, bytes + point.iter().map(Value::size_bytes).sum::<usize>()));
+    if count > MAX_POINTS || bytes > MAX_POINTS_BYTES {
+        let message = format!("{count} of {what} with {bytes} bytes, over {MAX_POINTS} or {MAX_POINTS_BYTES} bytes");
+        return Err(Error::new(Code::TooLarge, message).hint("use fewer, or shard by hash"));
+    }
+    Ok(())
 }
 
 /// A key for people.
@@ -172,11 +200,11 @@ impl Placement {
         match &self.function {
             Function::Home | Function::Reference => Ok(Slot(0)),
             Function::Hash => Ok(slot_of(columns, key, self.slots)),
-            Function::Range { points } => {
+            function @ (Function::Range { .. } | Function::SplitRange(_)) => {
                 let key = stored(columns, key);
                 // A point of fewer columns is below all keys that begin with it.
                 let before = |point: &Vec<Value>| compare_keys(columns, point, &key).is_le();
-                Ok(Slot(points.partition_point(before) as u16))
+                Ok(function.slot_at(function.points().partition_point(before)))
             }
             Function::List { values, default } => match search(columns, values, &stored(columns, key)) {
                 Some(at) => Ok(Slot(at as u16)),
@@ -205,13 +233,14 @@ impl Placement {
         }
         match &self.function {
             Function::Home | Function::Reference | Function::Hash => SlotSet::all(self.slots),
-            Function::Range { points } => {
+            function @ (Function::Range { .. } | Function::SplitRange(_)) => {
+                let points = function.points();
                 let below = |value: &Value, one: bool, equal: bool| {
                     points.partition_point(|point| match compare(column, &point[0], value) {
                         std::cmp::Ordering::Less => true,
                         std::cmp::Ordering::Equal => equal || (one && point.len() == 1),
                         std::cmp::Ordering::Greater => false,
-                    }) as u16
+                    })
                 };
                 let first = match &low {
                     Bound::Unbounded => 0,
@@ -220,11 +249,15 @@ impl Placement {
                     Bound::Excluded(value) => below(value, true, true),
                 };
                 let last = match &high {
-                    Bound::Unbounded => points.len() as u16,
+                    Bound::Unbounded => points.len(),
                     Bound::Included(value) => below(value, true, true),
                     Bound::Excluded(value) => below(value, false, false),
                 };
-                if first > last { SlotSet::default() } else { SlotSet::range(Slot(first), Slot(last)) }
+                match function {
+                    _ if first > last => SlotSet::default(),
+                    Function::SplitRange(ranges) => ranges.slots()[first..=last].iter().copied().collect(),
+                    _ => SlotSet::range(Slot(first as u16), Slot(last as u16)),
+                }
             }
             Function::List { values, default } => {
                 let above = |value: &Value| match &low {

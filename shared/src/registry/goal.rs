@@ -17,11 +17,14 @@ impl Registry {
             JobKind::Rebalance { table, .. } => Ok(Some((self.spread(table)?, Goal::Even { begun }))),
             JobKind::Give { table, slots, to, .. } => {
                 let placement = self.spread(table)?;
-                match placement.shards.contains(to) && !self.leaving(placement.id).contains(to) {
-                    true => Ok(Some((placement, Goal::Give(slots.clone(), *to)))),
-                    false => Err(Error::new(Code::NoSuchObject, format!("{table} is not to be on {to}"))
-                        .hint("POST /table/add-to-shard adds the shard")),
-                }
+                self.takes(placement, table, *to)?;
+                Ok(Some((placement, Goal::Give(slots.clone(), *to))))
+            }
+            JobKind::Split { table, at, to, .. } => {
+                let placement = self.spread(table)?;
+                let Some(to) = to else { return Ok(None) };
+                self.takes(placement, table, *to)?;
+                Ok(Some((placement, Goal::Give(placement.slots_from(at), *to))))
             }
             JobKind::RemoveFromShard { table, shard, .. } => {
                 let placement = self.placement_of_known(table)?;
@@ -39,6 +42,18 @@ impl Registry {
                 Ok(here.first().map(|placement| (*placement, Goal::Drain(*shard))))
             }
             other => Err(Error::new(Code::Internal, format!("a job of kind {} moves no slots", other.name()))),
+        }
+    }
+
+    /// May a shard get slots of a placement, of which this is a table?
+    ///
+    /// # Errors
+    /// [`Code::NoSuchObject`] with what to do first.
+    pub fn takes(&self, placement: &Placement, table: &str, shard: GroupId) -> Result<(), Error> {
+        match placement.shards.contains(&shard) && !self.leaving(placement.id).contains(&shard) {
+            true => Ok(()),
+            false => Err(Error::new(Code::NoSuchObject, format!("{table} is not to be on {shard}"))
+                .hint("POST /table/add-to-shard adds the shard")),
         }
     }
 
@@ -142,7 +157,10 @@ impl Registry {
     }
 
     /// The placement of a table that is spread by a key.
-    fn spread(&self, table: &str) -> Result<&Placement, Error> {
+    ///
+    /// # Errors
+    /// [`Code::NoSuchTable`], or [`Code::NoSuchObject`] for a table without a key.
+    pub fn spread(&self, table: &str) -> Result<&Placement, Error> {
         let placement = self.placement_of_known(table)?;
         match placement.id != HOME && !placement.key.is_empty() {
             true => Ok(placement),

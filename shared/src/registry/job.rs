@@ -170,6 +170,17 @@ pub enum JobKind {
         /// The node.
         node: NodeId,
     },
+    /// Splits ranges of a table's placement, and then brings what begins at the split points to a shard.
+    Split {
+        /// The table.
+        table: String,
+        /// The split points, as they were asked for.
+        at: Vec<Vec<Value>>,
+        /// The shard; none: everything stays where it is.
+        to: Option<GroupId>,
+        /// How they move.
+        options: MoveOptions,
+    },
 }
 
 impl JobKind {
@@ -184,7 +195,8 @@ impl JobKind {
             Self::Rebalance { options, .. }
             | Self::Give { options, .. }
             | Self::RemoveFromShard { options, .. }
-            | Self::RemoveShard { options, .. } => Some(options),
+            | Self::RemoveShard { options, .. }
+            | Self::Split { to: Some(_), options, .. } => Some(options),
             _ => None,
         }
     }
@@ -223,6 +235,7 @@ impl JobKind {
             Self::RemoveFromShard { .. } => "remove_from_shard",
             Self::RemoveShard { .. } => "remove_shard",
             Self::Remove { .. } => "remove",
+            Self::Split { .. } => "split",
         }
     }
 }

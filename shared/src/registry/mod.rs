@@ -14,6 +14,7 @@ mod leaders;
 mod members;
 mod placement;
 mod rebalance;
+mod split;
 mod table;
 mod ties;
 
@@ -35,6 +36,7 @@ pub use members::{
 };
 pub use placement::{Placement, SlotRange, SlotSet};
 pub use rebalance::{Leave, Left, Mark, Move, MoveChange, Progress, Transfer, Wish};
+pub use split::{Ranges, Split, SplitStep};
 pub use table::{Column, SchemaObject, Table};
 pub use ties::{ForeignKey, mentions, quoted, read_tables, row_only, schema_database};
 

@@ -140,7 +140,7 @@ pub struct Placement {
     pub function: Function,
     /// How the key columns compare; all tables of the set agree on it.
     pub key: Vec<KeyColumn>,
-    /// How many slots; fixed for ever.
+    /// How many numbers of slots were given out; only a split takes further ones, and gives one up for good.
     pub slots: u16,
     /// Shards that may hold its tables: each has the schema. In order.
     pub shards: Vec<GroupId>,

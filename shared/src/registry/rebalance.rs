@@ -248,9 +248,14 @@ impl Progress {
 impl Registry {
     /// What a new job records, if it moves slots.
     pub(super) fn new_progress(&mut self, at_us: i64, kind: &JobKind) -> Option<Box<Progress>> {
+        // A job that splits first gets it when it is done with that.
+        let at_once = kind.moves_slots() && !matches!(kind, JobKind::Split { .. });
+        at_once.then(|| self.fresh_progress(at_us))
+    }
+
+    pub(super) fn fresh_progress(&mut self, at_us: i64) -> Box<Progress> {
         let since = Mark { at_us, bytes: 0 };
-        kind.moves_slots()
-            .then(|| Box::new(Progress { generation: self.next_generation(), since, ..Progress::default() }))
+        Box::new(Progress { generation: self.next_generation(), since, ..Progress::default() })
     }
 
     /// All moves under way.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use flotilla_node::state::generations;
 use flotilla_node::state::ownership::{Owned, Ownership};
 use flotilla_shared::client::Cluster as Nodes;
-use flotilla_shared::ids::{Epoch, GroupId, PlacementId, Slot};
+use flotilla_shared::ids::{Epoch, GroupId, PlacementId};
 use flotilla_shared::registry::{Placement, Registry, SlotSet};
 use rusqlite::{Connection, OpenFlags};
 use tokio::time::Instant;
@@ -83,7 +83,7 @@ impl Cluster {
                 Some((shard.clone(), replicas.max_by_key(|owned| owned.epoch)?))
             })
             .collect();
-        for slot in (0..placement.slots).map(Slot) {
+        for slot in placement.all_slots().iter() {
             let owners: Vec<&String> =
                 owned.iter().filter(|(_, owned)| owned.slots.contains(slot)).map(|(shard, _)| shard).collect();
             let on_its_way = moving.iter().any(|slots| slots.contains(slot));
@@ -102,7 +102,7 @@ impl Cluster {
         let placement = registry.placement_of(table).expect("a placement");
         let slots: usize = placement.owned.values().map(SlotSet::len).sum();
         let all = placement.owned.values().fold(SlotSet::default(), |all, owned| all.union(owned));
-        assert_eq!((slots, all), (usize::from(placement.slots), SlotSet::all(placement.slots)), "each slot once");
+        assert_eq!((slots, all), (placement.slot_count(), placement.all_slots()), "each slot once");
         for shard in self.shard_names().collect::<Vec<_>>() {
             let group: GroupId = shard.parse().expect("a shard");
             let by_map = (placement.epoch(group), placement.owned.get(&group).cloned().unwrap_or_default());

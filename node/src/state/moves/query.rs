@@ -65,9 +65,11 @@ impl StateHandle {
     /// the rows: too many may come along, but none that belongs to the rows is left out.
     fn with_requests(&self, mut piece: Piece, open: &Open) -> Piece {
         let Cursor::Rest { changes, requests } = piece.next else { return piece };
+        let placement = &open.set.placement;
+        // What touched a slot that has been split since may be about these.
+        let slots = placement.with_origins(&open.slots);
         let machine = self.lock();
-        let (found, next, more) =
-            machine.requests().of_slots(open.set.placement.id, &open.slots, requests, PIECE_BYTES);
+        let (found, next, more) = machine.requests().of_slots(placement.id, &slots, requests, PIECE_BYTES);
         drop(machine);
         piece.requests = found;
         piece.next = match open.phase == Phase::Frozen && !more {

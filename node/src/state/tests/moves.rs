@@ -1,6 +1,7 @@
 //! Slots move from one shard to another, step by step, each step any number of times.
 
 mod ahead;
+mod split;
 mod traces;
 
 use flotilla_shared::ids::{MoveId, Slot};
