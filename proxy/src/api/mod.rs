@@ -17,6 +17,7 @@ mod placements;
 pub mod rebalance;
 mod repair;
 pub mod replicas;
+pub mod split;
 pub mod sql;
 pub mod stream;
 pub mod tables;
@@ -158,7 +159,7 @@ async fn dispatch(proxy: &Proxy, call: Call, methods: &'static str, request: Htt
         Call::AddToShard => tables::add_to_shard(proxy, request).await,
         Call::RemoveFromShard => rebalance::remove_from_shard(proxy, request).await,
         Call::Rebalance => rebalance::rebalance(proxy, request).await,
-        Call::Split => rebalance::split(proxy, request).await,
+        Call::Split => split::split(proxy, request).await,
         Call::RemoveShard => rebalance::remove_shard(proxy, request).await,
         Call::HandOver => leaders::hand_over(proxy, request).await,
         Call::Balance => leaders::balance(proxy, request).await,

@@ -169,6 +169,11 @@ fn key_json(key: &[Value]) -> Json {
     }
 }
 
+/// Split points, each as a key.
+pub(super) fn points_json(points: &[Vec<Value>]) -> Json {
+    points.iter().map(|point| key_json(point)).collect()
+}
+
 /// A table without its columns.
 pub fn table_json(registry: &Registry, table: &Table) -> Json {
     let key: Vec<&str> = table.key_names().collect();
@@ -181,11 +186,11 @@ pub fn table_json(registry: &Registry, table: &Table) -> Json {
         "placement": table.placement,
         "shard_key": key,
         "shard_func": placement.map(|placement| placement.function.name()),
-        "slots": placement.map(|placement| placement.slots),
+        "slots": placement.map(Placement::slot_count),
         "shards": shards,
     });
-    if let Some(Function::Range { points }) = placement.map(|placement| &placement.function) {
-        json["split_points"] = points.iter().map(|point| key_json(point)).collect();
+    if let Some(placement) = placement.filter(|placement| placement.may_split()) {
+        json["split_points"] = points_json(placement.function.points());
     }
     json
 }

@@ -1,5 +1,5 @@
-//! What makes slots move: `POST /table/rebalance`, `/table/split`, `/table/remove-from-shard` and
-//! `/shard/{id}/remove`; and `POST /job/{id}/cancel|pause|resume`.
+//! What makes slots move: `POST /table/rebalance`, `/table/remove-from-shard` and `/shard/{id}/remove`, and
+//! [`/table/split`](super::split); and `POST /job/{id}/cancel|pause|resume`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use std::time::Duration;
 use flotilla_shared::client::unexpected;
 use flotilla_shared::error::{Class, Code, Error};
 use flotilla_shared::http::{self, HttpRequest, HttpResponse};
-use flotilla_shared::ids::{GroupId, JobId, Slot};
+use flotilla_shared::ids::{GroupId, JobId};
 use flotilla_shared::measure::Measuring;
 use flotilla_shared::registry::{
-    EVEN_WITHIN_PERCENT, Function, Goal, HOME, Job, JobKind, Measure, MetaCommand, MoveChange, MoveOptions, Placement,
-    Registry, Sizes, SlotSize, Table, Transfer, Wish, total_size,
+    EVEN_WITHIN_PERCENT, Goal, HOME, Job, JobKind, Measure, MetaCommand, MoveChange, MoveOptions, Placement, Registry,
+    Sizes, SlotSize, Table, Transfer, Wish, total_size,
 };
 use flotilla_shared::wire::{Request, Response};
 use serde_json::{Value as Json, json};
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::leaders::group_in;
 use super::params::{Fields, bad, required};
-use super::placements::{keys, shard_id, table_json};
+use super::placements::{shard_id, table_json};
 use super::tables::known_table;
 use crate::Proxy;
 use crate::execute::Options;
@@ -70,65 +70,6 @@ pub async fn rebalance(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpRe
         return Ok(http::json(200, &json!({ "state": "done", "already_even": true, "message": message })));
     }
     asked.start(proxy, kind, slots).await
-}
-
-/// Brings the slots of some keys to a shard: the values of a list, the ranges that hold the keys, or the slots
-/// that they fall into.
-pub async fn split(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = request.json()?;
-    let asked = Asked::new(proxy, &request, &body)?;
-    let registry = asked.registry(proxy).await?;
-    let table = known_table(&registry, required(&body, "table_name")?)?;
-    let placement = spread(&registry, table)?;
-    if body.get("at").is_some() {
-        return Err(Error::new(Code::NotImplemented, "the split points of a table stay as they were registered").hint(
-            "\"values\" and \"to\" bring whole ranges to another shard; for finer ones copy the rows to a new table",
-        ));
-    }
-    let to = shard_id(required(&body, "to")?)?;
-    if !placement.shards.contains(&to) || registry.leaving(placement.id).contains(&to) {
-        return Err(Error::new(Code::NoSuchObject, format!("{} is not to be on {to}", table.name))
-            .hint("POST /table/add-to-shard adds the shard"));
-    }
-    let default = body.get("default").and_then(Json::as_bool).unwrap_or(false);
-    let values = match body.get("values") {
-        None if default => vec![],
-        values => keys("values", values)?,
-    };
-    let mut slots = Vec::new();
-    for key in &values {
-        if key.len() != placement.key.len() {
-            return Err(bad(format!("the key has {} columns, one of `values` has {}", placement.key.len(), key.len())));
-        }
-        slots.push(placement.slot(key)?);
-    }
-    let others = match &placement.function {
-        Function::List { values, default: true } => Some(Slot(values.len() as u16)),
-        _ => None,
-    };
-    match (default, others) {
-        (true, Some(slot)) => slots.push(slot),
-        (true, None) => return Err(bad("the table has no default shard")),
-        // A value that is not listed would take all others along.
-        (false, Some(slot)) if slots.contains(&slot) => {
-            return Err(Error::new(Code::UnlistedValue, "one of `values` is not listed")
-                .hint("\"default\": true brings all values that are not listed to the shard"));
-        }
-        _ => (),
-    }
-    if slots.is_empty() {
-        return Err(bad("`values` is empty").hint("name keys whose rows shall be on the shard"));
-    }
-    let goal = Goal::Give(slots.into_iter().collect(), to);
-    if asked.dry_run {
-        return asked.plans(proxy, &registry, &[(placement, goal)]).await;
-    }
-    let Goal::Give(slots, _) = goal else { return Err(Error::new(Code::Internal, "a goal has become another one")) };
-    let kind = JobKind::Give { table: table.name.clone(), slots, to, options: asked.moves.clone() };
-    match under_way(&registry, placement, &kind)? {
-        Some(job) => asked.started(proxy, job, None).await,
-        None => asked.start(proxy, kind, None).await,
-    }
 }
 
 /// Takes a table, and those colocated with it, off a shard.
@@ -192,15 +133,15 @@ pub async fn remove_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<Htt
 }
 
 /// What calls that move slots have in common.
-struct Asked {
-    options: Options,
-    moves: MoveOptions,
-    dry_run: bool,
+pub(super) struct Asked {
+    pub options: Options,
+    pub moves: MoveOptions,
+    pub dry_run: bool,
     wait: bool,
 }
 
 impl Asked {
-    fn new(proxy: &Proxy, request: &HttpRequest, body: &Json) -> Result<Self, Error> {
+    pub fn new(proxy: &Proxy, request: &HttpRequest, body: &Json) -> Result<Self, Error> {
         let fields = Fields::new(request, Some(body));
         Ok(Self {
             options: fields.options(proxy, false)?,
@@ -210,18 +151,18 @@ impl Asked {
         })
     }
 
-    async fn registry(&self, proxy: &Proxy) -> Result<Arc<Registry>, Error> {
+    pub async fn registry(&self, proxy: &Proxy) -> Result<Arc<Registry>, Error> {
         proxy.registry(self.options.deadline).await?;
         proxy.refreshed(self.options.deadline).await
     }
 
-    async fn start(&self, proxy: &Proxy, kind: JobKind, slots: Option<usize>) -> Result<HttpResponse, Error> {
+    pub async fn start(&self, proxy: &Proxy, kind: JobKind, slots: Option<usize>) -> Result<HttpResponse, Error> {
         let job = proxy.start(self.options.id, kind, self.options.deadline).await?;
         self.started(proxy, job, slots).await
     }
 
     /// Answers which job does it; of how many slots, if that is known.
-    async fn started(&self, proxy: &Proxy, job: JobId, slots: Option<usize>) -> Result<HttpResponse, Error> {
+    pub async fn started(&self, proxy: &Proxy, job: JobId, slots: Option<usize>) -> Result<HttpResponse, Error> {
         if !self.wait {
             let mut answer = json!({ "job": job.to_string() });
             if let Some(slots) = slots {
@@ -234,7 +175,7 @@ impl Asked {
     }
 
     /// Answers what would move.
-    async fn plans(
+    pub async fn plans(
         &self,
         proxy: &Proxy,
         registry: &Registry,
@@ -258,7 +199,7 @@ impl Asked {
 }
 
 /// The placement of a table that is spread by a key.
-fn spread<'a>(registry: &'a Registry, table: &Table) -> Result<&'a Placement, Error> {
+pub(super) fn spread<'a>(registry: &'a Registry, table: &Table) -> Result<&'a Placement, Error> {
     let placement = registry.placements.get(&table.placement).filter(|placement| placement.id != HOME);
     placement.filter(|placement| !placement.key.is_empty()).ok_or_else(|| {
         Error::new(Code::Conflict, format!("{} is not spread by a key", table.name))
@@ -267,7 +208,7 @@ fn spread<'a>(registry: &'a Registry, table: &Table) -> Result<&'a Placement, Er
 }
 
 /// The job that does just this; another one that moves slots of the same placement must end first.
-fn under_way(registry: &Registry, placement: &Placement, kind: &JobKind) -> Result<Option<JobId>, Error> {
+pub(super) fn under_way(registry: &Registry, placement: &Placement, kind: &JobKind) -> Result<Option<JobId>, Error> {
     let same_placement =
         |job: &&Job| !job.ended() && matches!(registry.goal(job), Ok(Some((other, _))) if other.id == placement.id);
     match registry.jobs.values().filter(|job| job.kind.moves_slots()).find(same_placement) {
@@ -310,7 +251,12 @@ fn move_options(fields: &Fields<'_>, body: &Json) -> Result<MoveOptions, Error> 
 ///
 /// # Errors
 /// A shard's, or that there was not enough time.
-async fn measure(proxy: &Proxy, registry: &Registry, placement: &Placement, deadline: Instant) -> Result<Sizes, Error> {
+pub(super) async fn measure(
+    proxy: &Proxy,
+    registry: &Registry,
+    placement: &Placement,
+    deadline: Instant,
+) -> Result<Sizes, Error> {
     let mut measuring = Measuring::new(registry, placement);
     while let Some((group, query)) = measuring.question() {
         if Instant::now() >= deadline {
@@ -330,7 +276,7 @@ async fn measure(proxy: &Proxy, registry: &Registry, placement: &Placement, dead
 }
 
 /// A plan, by pairs of shards; rows and bytes where they are known.
-fn plan_json(moves: &[(Transfer, Option<SlotSize>)]) -> Json {
+pub(super) fn plan_json(moves: &[(Transfer, Option<SlotSize>)]) -> Json {
     let total = moves.iter().try_fold(SlotSize::default(), |mut total, (_, size)| {
         total += (*size)?;
         Some(total)

@@ -53,9 +53,11 @@ fn registered_already(registry: &Registry, table: &Table, wanted: &Registration)
     let same_function = wanted.colocate_with.is_some()
         || match (function, &wanted.spread) {
             (Some(Function::Hash), Spread::Hash) | (Some(Function::Reference), Spread::Reference) => true,
-            (Some(function @ Function::Range { .. }), Spread::Range { points }) => {
+            // A table whose ranges were split may be registered again as it was, and as it is.
+            (Some(function @ (Function::Range { .. } | Function::SplitRange(_))), Spread::Range { points }) => {
                 let compare: Vec<KeyColumn> = table.key.iter().map(|index| table.columns[*index].compare).collect();
-                Function::range(&compare, points.clone()).is_ok_and(|again| again == *function)
+                Function::range(&compare, points.clone())
+                    .is_ok_and(|again| [&function.registered_points()[..], function.points()].contains(&again.points()))
             }
             (Some(function @ Function::List { .. }), Spread::List { values, default }) => {
                 let compare: Vec<KeyColumn> = table.key.iter().map(|index| table.columns[*index].compare).collect();

@@ -9,6 +9,7 @@ mod reads;
 mod rebalance;
 mod recall;
 mod schema;
+mod split;
 mod stream;
 mod transactions;
 mod unready;

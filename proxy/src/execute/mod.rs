@@ -184,7 +184,8 @@ impl Proxy {
             }
             self.metrics.planned(plan.class());
             self.metrics.took(Stage::Plan, begun.elapsed());
-            let due = recall::is_due(&plan, &ready, options);
+            let wanders = recall::wanders(&ready, &statement.params, &keys, options);
+            let due = recall::is_due(&plan, &ready, options) || (wanders && recall::wanders_since(&ready));
             if let Plan::Refused(error) = &plan {
                 match self.refused(error.clone(), &ready.registry, options).await {
                     Ok(()) => continue,
@@ -195,7 +196,7 @@ impl Proxy {
             if due && let Some(results) = self.recall(std::slice::from_ref(statement), id, options).await? {
                 return Ok(Output::Write(send::last_result(results)?));
             }
-            if due || matches!(plan, Plan::Staged(_)) || recall::may_part(&plan, &ready, options) {
+            if due || wanders || matches!(plan, Plan::Staged(_)) || recall::may_part(&plan, &ready, options) {
                 return self.run_staged(statement, id, options).await;
             }
             self.check_rewritten(&ready, &plan)?;
@@ -462,7 +463,7 @@ pub(crate) fn same_meaning(again: &Prepared, written: &Prepared, verb: Verb) -> 
 
 /// The slot that decides where rows with generated keys go.
 fn slot_of_id(placement: &Placement, id: RequestId) -> Slot {
-    Slot((id.0 % u128::from(placement.slots)) as u16)
+    placement.slot_by_number(id.0)
 }
 
 /// Lets a write with generated keys claim the slot that its shard was chosen by, too: its id is then

@@ -15,12 +15,20 @@
 //!    effect later (where a result and a fence meet on one shard, the result stays). Then the try goes by
 //!    generations, even if only to be refused: one of them may have taken effect.
 //! 3. A try that meets a fence on its way to one shard goes by generations, too.
+//! 4. What was one slot may be several later, when a range is split. So with `allow_partial`, too, a try that finds
+//!    several slots of a table with ranges that were split ([`is_due`]) looks as in 2 first, and then goes
+//!    by generations as in 1: an earlier try may have found one slot, and taken effect under the request's id.
+//! 5. Keys that the proxy generates are others at each try. Where they are hashed, they are chosen for a shard that follows
+//!    from the request's id; by ranges none may be left there. So a write that they put into one of several
+//!    ranges ([`wanders`]) goes by generations from the start, and looks as in 2 first where a range was split. A
+//!    transaction cannot go by generations: it is refused.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_shared::error::{Class, Code, Error};
 use flotilla_shared::ids::{GroupId, RequestId};
-use flotilla_shared::registry::HOME;
+use flotilla_shared::registry::{HOME, Placement};
+use flotilla_shared::value::Params;
 use flotilla_shared::wire::{Route, Statement, StatementResult, Write};
 use futures::StreamExt;
 
@@ -28,14 +36,18 @@ use crate::Proxy;
 use crate::analyze::Verb;
 use crate::execute::once::{fence, is_fence};
 use crate::execute::send::MAX_FAN_OUT;
-use crate::execute::{FIRST_PAUSE, Options, Ready};
-use crate::plan::Plan;
+use crate::execute::{FIRST_PAUSE, Options, Ready, input};
 use crate::plan::keys::claim_all;
+use crate::plan::{self, Plan};
 
 /// Could an earlier try of this write have taken effect on one shard, while this one would not?
 pub(crate) fn is_due(plan: &Plan, ready: &Ready, options: &Options) -> bool {
     match plan {
-        _ if !options.keyed || options.allow_partial || !may_have_moved(ready) => false,
+        _ if !options.keyed || !may_have_moved(ready) => false,
+        plan if options.allow_partial => {
+            placements(ready).any(Placement::is_split)
+                && (matches!(plan, Plan::Staged(_)) || may_part(plan, ready, options))
+        }
         Plan::Refused(error) => error.code == Code::CrossShardWrite,
         plan => matches!(plan, Plan::Staged(_)),
     }
@@ -43,8 +55,11 @@ pub(crate) fn is_due(plan: &Plan, ready: &Ready, options: &Options) -> bool {
 
 /// May rows that the statement is about have changed their shard? Where none has, every try is planned alike.
 fn may_have_moved(ready: &Ready) -> bool {
-    let placements = ready.prepared.analysis.placements.iter();
-    placements.filter_map(|id| ready.registry.placements.get(id)).any(|p| p.id != HOME && p.may_have_moved())
+    placements(ready).any(|placement| placement.id != HOME && placement.may_have_moved())
+}
+
+fn placements(ready: &Ready) -> impl Iterator<Item = &Placement> {
+    ready.prepared.analysis.placements.iter().filter_map(|id| ready.registry.placements.get(id))
 }
 
 /// Is this a write of several shards, or one that another map may make one, and may a client repeat it?
@@ -60,6 +75,16 @@ pub(crate) fn may_part(plan: &Plan, ready: &Ready, options: &Options) -> bool {
         (Some(claim), None) => claim.slots.as_ref().is_none_or(|slots| slots.len() > 1),
         _ => true,
     }
+}
+
+/// May another try of this request put its rows into other ranges, because it makes up other keys?
+pub(crate) fn wanders(ready: &Ready, params: &Params, keys: &BTreeMap<usize, i64>, options: &Options) -> bool {
+    options.keyed && !keys.is_empty() && plan::keys_wander(input(ready, params, keys, options), &ready.registry)
+}
+
+/// May an earlier try of such a write have found that all keys that it may make up are in one slot?
+pub(crate) fn wanders_since(ready: &Ready) -> bool {
+    placements(ready).any(Placement::is_split)
 }
 
 impl Proxy {

@@ -13,6 +13,7 @@ use flotilla_shared::wire::{Route, Statement, StatementResult, Write};
 use crate::Proxy;
 use crate::analyze::Verb;
 use crate::execute::once::is_fence;
+use crate::execute::recall;
 use crate::execute::send::{self, Job};
 use crate::execute::{COLLISION_PART, FIRST_PAUSE, MAX_KEY_COLLISIONS, Options, Ready, claim_slot_of_id, input};
 use crate::plan::keys::{claim_all, merge_claims};
@@ -162,6 +163,16 @@ impl Proxy {
                     }
                 }
             };
+            if recall::wanders(&one, &statement.params, &keys, options) {
+                return Err(at(
+                    n,
+                    across(
+                        "the key that it gets decides the range, and may be in another one when it is repeated"
+                            .to_owned(),
+                    ),
+                )
+                .hint("give the key, or send the statements one by one, each with an Idempotency-Key"));
+            }
             claim_slot_of_id(&mut plan, &one, id, &keys);
             self.check_rewritten(&one, &plan)?;
             let part = match plan {

@@ -40,7 +40,7 @@ use read::{Merge, plan_select};
 use reference::Copies;
 use route::Keys;
 pub use stage::Staged;
-pub use write::{missing_keys, row_owner, staged_change};
+pub use write::{keys_wander, missing_keys, row_owner, staged_change};
 use write::{plan_change, plan_insert, with_keys};
 
 /// What one shard does.

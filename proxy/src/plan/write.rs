@@ -307,6 +307,24 @@ pub fn row_owner(input: Input<'_>, registry: &Registry, row: usize, key: i64) ->
     placement.owner(row_slot(Input { keys: &keys, ..input }, table, placement, shape, row).ok()?)
 }
 
+/// Do the generated keys decide in which range a row is? Each try of a request makes up others, later ones.
+pub fn keys_wander(input: Input<'_>, registry: &Registry) -> bool {
+    let analysis = &input.prepared.analysis;
+    let table = analysis.record.target.as_deref().and_then(|name| registry.table(name));
+    let Some((table, shape)) = table.and_then(|table| Some((table, analysis.insert(&input.prepared.sql)?))) else {
+        return false;
+    };
+    let Some(placement) = registry.placements.get(&table.placement).filter(|placement| placement.may_split()) else {
+        return false;
+    };
+    let slot = |row: usize, key: i64| {
+        let keys = BTreeMap::from([(row, key)]);
+        row_slot(Input { keys: &keys, ..input }, table, placement, shape, row).ok()
+    };
+    // What lies between two keys of one range is in it, too.
+    input.keys.keys().any(|row| slot(*row, i64::MIN) != slot(*row, i64::MAX))
+}
+
 fn no_key(table: &Table, row: usize, what: &str) -> Error {
     let names: Vec<&str> = table.key_names().collect();
     Error::new(Code::NoShardKey, format!("row {} {what}; {} is sharded by {}", row + 1, table.name, names.join(", ")))

@@ -162,7 +162,8 @@ impl FakeNode {
         self.move_slots(table, from, to, &slots, &format!("id IN ({})", list.join(",")));
     }
 
-    fn move_slots(&self, table: &str, from: u32, to: u32, slots: &SlotSet, condition: &str) {
+    /// The same for some slots, with the rows that meet a condition.
+    pub fn move_slots(&self, table: &str, from: u32, to: u32, slots: &SlotSet, condition: &str) {
         let mut state = self.state.lock().unwrap();
         let (from, to) = (GroupId(from), GroupId(to));
         let placement = state.registry.table(table).unwrap().placement;
@@ -374,8 +375,20 @@ impl State {
             JobKind::Schema { sql, table } => self.schema(&sql, table.as_deref()).map(plain),
             JobKind::Register(registration) => self.register(&registration).map(plain),
             JobKind::Write(write) => self.write_copies(&write),
+            JobKind::Split { table, at, .. } => self.split(&table, &at).map(plain),
             _ => Ok(plain(vec![])),
         }
+    }
+
+    fn split(&mut self, table: &str, at: &[Vec<Value>]) -> Result<Vec<Effect>, Error> {
+        let mut placement = self.registry.placement_of(table).unwrap().clone();
+        for split in placement.splits(at)? {
+            let owner = placement.owner(split.slot).unwrap();
+            let (epoch, owned) = self.shards.get_mut(&owner).unwrap().epochs.get_mut(&placement.id).unwrap();
+            (epoch.0, *owned) = (epoch.0 + 1, split.of(owned));
+            assert!(placement.split(&split, owner, *epoch));
+        }
+        Ok(vec![Effect::Placement(placement)])
     }
 
     fn write_copies(&mut self, write: &ReferenceWrite) -> Result<(Vec<Effect>, Vec<StatementResult>), Error> {

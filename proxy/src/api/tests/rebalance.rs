@@ -75,7 +75,8 @@ async fn leaving_is_refused() {
         ("/table/split", r#"{"table_name":"t","values":[1],"to":"shard77"}"#, 404, "no_such_object"),
         ("/table/split", r#"{"table_name":"t","values":[[1,2]],"to":"shard2"}"#, 400, "bad_request"),
         ("/table/split", r#"{"table_name":"t","values":[],"to":"shard2"}"#, 400, "bad_request"),
-        ("/table/split", r#"{"table_name":"t","at":[5]}"#, 501, "not_implemented"),
+        ("/table/split", r#"{"table_name":"t","at":[5]}"#, 400, "bad_request"),
+        ("/table/split", r#"{"table_name":"t","values":[5],"to":"shard2","max_parallel":0}"#, 400, "bad_request"),
         ("/table/split", r#"{"table_name":"l","values":["c"],"to":"shard2"}"#, 400, "unlisted_value"),
         ("/table/split", r#"{"table_name":"t","default":true,"to":"shard2"}"#, 400, "bad_request"),
     ] {
