@@ -28,6 +28,7 @@ Examples:
   flotilla admin remove-from-shard users shard3 --watch
   flotilla admin remove-shard shard3 --watch
   flotilla admin split people --value de --to shard2
+  flotilla admin split days --at 2026-01-01 --to shard3 --watch
   flotilla admin transfer-leader shard1 --to 2
   flotilla admin replicas shard1 --add 4
   flotilla admin replicas shard1 --replace 2=4 --dry-run
@@ -64,7 +65,7 @@ enum AdminCommand {
     RemoveFromShard(moves::LeaveArgs),
     /// Take all tables off a shard, then the shard out of the cluster
     RemoveShard(moves::RemoveShardArgs),
-    /// Bring the slots that hold given keys to a shard
+    /// Split ranges, or bring the slots that hold given keys to a shard
     Split(moves::SplitArgs),
     /// List the jobs, show one, or ask something of one that moves slots
     Job {

@@ -11,9 +11,9 @@
 //! at the same time do no harm for the same reason. For the same reason a job that has taken a first step never
 //! fails: what it could be refused for was as it is now when it began.
 //!
-//! When all points are there the job ends, or *moves*: it becomes one that moves slots, with the ranges that begin at its
-//! points, and `node/src/jobs/rebalance.rs` tells the rest. That part can be paused and cancelled; the
-//! points stay.
+//! When all points are there the job ends, or *moves*: it becomes one that moves slots, with the ranges that begin at
+//! its points, and `node/src/jobs/rebalance.rs` tells the rest. That part can be paused and cancelled; the points
+//! stay.
 
 use std::sync::Arc;
 

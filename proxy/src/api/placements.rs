@@ -143,7 +143,7 @@ pub(super) fn columns_json(table: &Table) -> Json {
     columns.collect()
 }
 
-/// What a shard has of a placement. A list shows its values there.
+/// What a shard has of a placement. A list shows its values there, ranges where they begin and end.
 pub(super) fn shard_json(placement: &Placement, shard: GroupId) -> Json {
     let owned = placement.owned.get(&shard);
     let mut json = json!({
@@ -157,6 +157,11 @@ pub(super) fn shard_json(placement: &Placement, shard: GroupId) -> Json {
         if *default && has(values.len()) {
             json["default"] = Json::Bool(true);
         }
+    }
+    if placement.may_split() {
+        let here = placement.ranges().filter(|(slot, _, _)| owned.is_some_and(|set| set.contains(*slot)));
+        json["ranges"] =
+            here.map(|(_, from, to)| json!({ "from": from.map(key_json), "to": to.map(key_json) })).collect();
     }
     json
 }

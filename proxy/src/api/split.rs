@@ -156,7 +156,10 @@ async fn planned(
             |slot| json!({ "rows": size(slot).map(|size| size.rows), "bytes": size(slot).map(|size| size.bytes) });
         split.slots().iter().map(one).collect()
     };
-    let split = |(shard, split): (&GroupId, &Split)| json!({ "shard": shard, "at": points_json(&split.points), "parts": parts(split) });
+    let split = |(shard, split): (&GroupId, &Split)| {
+        let at = points_json(&split.points);
+        json!({ "shard": shard, "at": at, "parts": parts(split) })
+    };
     let mut answer = plan_json(&moves);
     answer["splits"] = splits.map(split).collect();
     answer["split_points"] = points_json(after.function.points());

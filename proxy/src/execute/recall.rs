@@ -18,8 +18,8 @@
 //! 4. What was one slot may be several later, when a range is split. So with `allow_partial`, too, a try that finds
 //!    several slots of a table with ranges that were split ([`is_due`]) looks as in 2 first, and then goes
 //!    by generations as in 1: an earlier try may have found one slot, and taken effect under the request's id.
-//! 5. Keys that the proxy generates are others at each try. Where they are hashed, they are chosen for a shard that follows
-//!    from the request's id; by ranges none may be left there. So a write that they put into one of several
+//! 5. Keys that the proxy generates are others at each try. Where they are hashed, they are chosen for a shard that
+//!    follows from the request's id; by ranges none may be left there. So a write that they put into one of several
 //!    ranges ([`wanders`]) goes by generations from the start, and looks as in 2 first where a range was split. A
 //!    transaction cannot go by generations: it is refused.
 

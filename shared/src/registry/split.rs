@@ -11,9 +11,9 @@
 //! 3. The numbers of the new slots follow from the registry alone. So the shard's step is a comparison: it has the old
 //!    slot and takes the new ones, or it has done so, or it is not the owner. A step that comes late finds the
 //!    old slot gone and changes nothing, since no shard gets that number again.
-//! 4. A request that is remembered under the old slot may be about rows of any of its parts. It goes where any of them goes
-//!    ([`Placement::with_origins`]). That is too far for some, which does no harm: an id names one request, and
-//!    whoever asks for it anywhere means that one.
+//! 4. A request that is remembered under the old slot may be about rows of any of its parts. It goes where any of
+//!    them goes ([`Placement::with_origins`]). That is too far for some, which does no harm: an id names one request,
+//!    and whoever asks for it anywhere means that one.
 //! 5. Where rows without a key go follows from the request's id, by a number that a split does not change
 //!    ([`Placement::slot_by_number`]); what it leads to is the slot of the first part, whatever was split.
 //! 6. No slot is split while slots of its placement are on their way, and the slot index of the old numbers is spoilt
@@ -140,6 +140,14 @@ impl Placement {
             Function::SplitRange(ranges) => ranges.slots.len(),
             _ => usize::from(self.slots),
         }
+    }
+
+    /// The slot of each range, in order, with the split points where it begins and ends; nothing without ranges.
+    pub fn ranges(&self) -> impl Iterator<Item = (Slot, Option<&[Value]>, Option<&[Value]>)> {
+        let points = self.function.points();
+        let point = |at: Option<usize>| at.and_then(|at| points.get(at)).map(Vec::as_slice);
+        let count = if self.may_split() { points.len() + 1 } else { 0 };
+        (0..count).map(move |at| (self.function.slot_at(at), point(at.checked_sub(1)), point(Some(at))))
     }
 
     /// May a slot be split some day? Then rows of one slot may be on two shards later.

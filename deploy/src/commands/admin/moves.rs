@@ -70,12 +70,15 @@ pub struct SplitArgs {
     /// The table; those colocated with it move along
     table: String,
     /// Keys whose slots shall move; texts, or any values as JSON; a key of several columns is a JSON list
-    #[arg(long, value_name = "VALUE", required = true)]
+    #[arg(long, value_name = "VALUE", required_unless_present = "at", requires = "to", conflicts_with = "at")]
     value: Vec<String>,
-    /// The shard that shall hold them
+    /// New split points of a table that is sharded by range, in the same form
+    #[arg(long, value_name = "VALUE")]
+    at: Vec<String>,
+    /// The shard that shall hold the values, or what begins at the new split points
     #[arg(long, value_name = "SHARD")]
-    to: String,
-    /// Only show what would move
+    to: Option<String>,
+    /// Only show what would be split and what would move
     #[arg(long, conflicts_with = "watch")]
     dry_run: bool,
     #[command(flatten)]
@@ -166,11 +169,49 @@ pub async fn remove_shard(client: &mut Client, args: &RemoveShardArgs) -> Result
 
 /// Runs `split`.
 pub async fn split(client: &mut Client, args: &SplitArgs) -> Result<(), CommandError> {
-    let SplitArgs { table, value: values, to, dry_run, moves } = args;
-    let values: Json = values.iter().map(|text| value(text)).collect();
-    let body = json!({ "table_name": table, "values": values, "to": to });
-    let done = format!("{to} holds these keys of {table}");
-    moving(client, "/table/split", body, *dry_run, moves, &done).await
+    let SplitArgs { table, value: values, at, to, dry_run, moves } = args;
+    let keys = |texts: &[String]| texts.iter().map(|text| value(text)).collect::<Json>();
+    let mut body = json!({ "table_name": table, "dry_run": dry_run });
+    let done = match to {
+        Some(to) if at.is_empty() => format!("{to} holds these keys of {table}"),
+        Some(to) => format!("{table} has these split points, and {to} holds what begins at them"),
+        None => format!("{table} has these split points"),
+    };
+    if at.is_empty() {
+        body["values"] = keys(values);
+    } else {
+        body["at"] = keys(at);
+    }
+    if let Some(to) = to {
+        body["to"] = json!(to);
+    }
+    moves.add_to(&mut body);
+    let reply = post(client, "/table/split", &body).await?;
+    if !dry_run {
+        return job::conclude(client, &reply, moves.watch, &done).await;
+    }
+    for split in reply["splits"].as_array().into_iter().flatten() {
+        println!("{}", split_line(split));
+    }
+    if at.is_empty() || to.is_some() {
+        show_plan(reply, "nothing would move");
+    } else if reply["splits"].as_array().is_none_or(Vec::is_empty) {
+        println!("nothing would be split");
+    }
+    Ok(())
+}
+
+/// `shard2 is split at 450: 300 rows, 310 rows`.
+fn split_line(split: &Json) -> String {
+    let list = |name: &str, one: &dyn Fn(&Json) -> String| -> String {
+        let items: Vec<String> = split[name].as_array().into_iter().flatten().map(one).collect();
+        items.join(", ")
+    };
+    let key = |key: &Json| if key.is_array() { key.to_string() } else { output::plain(key) };
+    let parts = list("parts", &|part| {
+        part["rows"].as_u64().map_or("rows not counted".to_owned(), |rows| format!("{rows} rows"))
+    });
+    format!("{} is split at {}: {parts}", output::plain(&split["shard"]), list("at", &key))
 }
 
 #[cfg(test)]
@@ -228,6 +269,12 @@ mod tests {
     async fn leaving() {
         let server = TestServer::start(|seen| match seen.path.as_str() {
             "/job/7" => Answer::Json(200, json!({ "id": "7", "state": "done" })),
+            "/table/split" if seen.body["at"] == json!([450, ["x", 1]]) && seen.body.get("values").is_none() => {
+                Answer::Json(
+                    if seen.body["to"] == Json::Null { 200 } else { 202 },
+                    json!({ "splits": [{ "shard": "shard2", "at": [450], "parts": [{ "rows": 3 }, { "rows": null }] }] }),
+                )
+            }
             "/table/split" if seen.body["values"] != json!(["de", [1, "x"]]) => Answer::Json(400, json!({})),
             "/table/remove-from-shard" | "/shard/shard3/remove" | "/table/split" => {
                 Answer::Json(202, json!({ "job": "7" }))
@@ -241,6 +288,8 @@ mod tests {
             "leave users shard3 --dry-run",
             "remove-shard shard3 --max-parallel 2 --watch",
             "split people --value de --value [1,\"x\"] --to shard2",
+            "split days --at 450 --at [\"x\",1] --dry-run",
+            "split days --at 450 --at [\"x\",1] --to shard2",
         ] {
             let words = ["flotilla"].into_iter().chain(line.split(' '));
             match <Others as clap::Parser>::try_parse_from(words).unwrap().command {
@@ -249,6 +298,17 @@ mod tests {
                 Other::Split(args) => split(&mut client, &args).await.unwrap(),
             }
         }
+    }
+
+    /// What is to be split says where, or what moves, and not both.
+    #[test]
+    fn split_forms() {
+        for line in ["split t", "split t --value 1", "split t --to shard2", "split t --at 1 --value 2 --to shard2"] {
+            let words = ["flotilla"].into_iter().chain(line.split(' '));
+            assert!(<Others as clap::Parser>::try_parse_from(words).is_err(), "{line}");
+        }
+        let split = json!({ "shard": "shard2", "at": [450, ["x", 1]], "parts": [{ "rows": 3 }, { "rows": 4 }] });
+        assert_eq!(split_line(&split), "shard2 is split at 450, [\"x\",1]: 3 rows, 4 rows");
     }
 
     /// Every option goes into the body under the API's name; nonsense is refused here.

@@ -1,6 +1,6 @@
-//! Splits in a world where calls are lost, their answers are lost, old calls arrive late, shards restart and drivers die,
-//! while clients with old and new maps write and repeat. The shards are real state machines; a failure prints its
-//! seed.
+//! Splits in a world where calls are lost, their answers are lost, old calls arrive late, shards restart and drivers
+//! die, while clients with old and new maps write and repeat. The shards are real state machines; a failure prints
+//! its seed.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -250,8 +250,8 @@ async fn run_to_end(world: &World) -> Result<Splitting, Error> {
     panic!("the job does not come to its end");
 }
 
-/// Whatever is lost, late or repeated: the job ends with all points in, each slot owned by who owned its keys before, the
-/// registry and the shards agree, and each write took effect once.
+/// Whatever is lost, late or repeated: the job ends with all points in, each slot owned by who owned its keys before,
+/// the registry and the shards agree, and each write took effect once.
 #[tokio::test]
 async fn splits_come_to_their_end() {
     let mut refused = 0;
@@ -303,8 +303,8 @@ async fn splits_come_to_their_end() {
     assert!(refused > 50, "old maps were hardly ever used: {refused}");
 }
 
-/// Points that are there already are no work; what cannot be a point fails the job before anything is done; and while slots
-/// of the table move the job waits.
+/// Points that are there already are no work; what cannot be a point fails the job before anything is done; and while
+/// slots of the table move the job waits.
 #[tokio::test]
 async fn little_to_do() {
     let world = World::new(1, &[30, 60], None);

@@ -33,8 +33,8 @@ impl Bench {
     }
 }
 
-/// A split is a job; the table then shows its points and slots; what is there is no work; a plan changes nothing; and the
-/// table may be registered again as it was, and as it is.
+/// A split is a job; the table then shows its points and slots; what is there is no work; a plan changes nothing; and
+/// the table may be registered again as it was, and as it is.
 #[tokio::test]
 async fn points_are_put_in() {
     let b = bench().await;
@@ -56,6 +56,9 @@ async fn points_are_put_in() {
     assert_eq!(shown["shard_func"], "range");
     let slots: Vec<&Json> = shown["shards"].as_array().unwrap().iter().map(|shard| &shard["slots"]).collect();
     assert_eq!(slots, [3, 1, 2]);
+    let ranges = |shard: usize| &shown["shards"][shard]["ranges"];
+    assert_eq!(ranges(2), &json!([{ "from": 200, "to": 250 }, { "from": 250, "to": null }]), "{shown}");
+    assert_eq!(ranges(0)[0], json!({ "from": null, "to": 50 }), "{shown}");
     for body in
         [json!({ "table_name": "t", "at": [250, "70"] }), json!({ "table_name": "t", "at": [250], "to": "shard3" })]
     {
@@ -98,8 +101,8 @@ async fn splits_are_refused() {
     }
 }
 
-/// A write of two rows that were in one slot gives its first result when they are in several: on one shard, then on two, then
-/// on one again; with and without `allow_partial`, and as a transaction.
+/// A write of two rows that were in one slot gives its first result when they are in several: on one shard, then on
+/// two, then on one again; with and without `allow_partial`, and as a transaction.
 #[tokio::test]
 async fn one_slot_became_several() {
     let b = bench().await;
@@ -158,8 +161,8 @@ async fn parts_of_a_split_slot() {
     assert_eq!(b.values("SELECT id FROM t").await.as_array().unwrap().len(), 2);
 }
 
-/// An insert that gets its key from the proxy is applied once, though the next try gets a later key, beyond a split point,
-/// on another shard. In a transaction such a key is refused under an Idempotency-Key.
+/// An insert that gets its key from the proxy is applied once, though the next try gets a later key, beyond a split
+/// point, on another shard. In a transaction such a key is refused under an Idempotency-Key.
 #[tokio::test]
 async fn generated_keys() {
     let b = bench().await;
@@ -193,8 +196,8 @@ async fn generated_keys() {
     assert_eq!(b.post("/execute", &transaction).await.0, 200, "nobody repeats it");
 }
 
-/// A key of which the proxy makes up only the second part is in one range at each try, until that is split within: what was
-/// done before is found, and a transaction is still one.
+/// A key of which the proxy makes up only the second part is in one range at each try, until that is split within:
+/// what was done before is found, and a transaction is still one.
 #[tokio::test]
 async fn generated_keys_behind_a_tenant() {
     let b = Bench::new().await;

@@ -172,8 +172,8 @@ fn job(registry: &mut Registry, request: u128, kind: JobKind) -> JobId {
     }
 }
 
-/// The registry learns of a split once, from its own job; a job that gives the old slot to a shard gives the new ones; then
-/// the job may move what begins at its points.
+/// The registry learns of a split once, from its own job; a job that gives the old slot to a shard gives the new
+/// ones; then the job may move what begins at its points.
 #[test]
 fn the_registry_records_a_split() {
     let mut registry = registry_of(ranges(&[INTEGER], &[vec![int(10)]]));
