@@ -62,8 +62,9 @@ pub(super) const STEP: Duration = Duration::from_secs(10);
 /// Pieces that one attempt copies ahead: other jobs shall not wait for more than a second or so.
 const AHEAD_PIECES: usize = 32;
 
-/// Changed rows and requests that may be left to be copied when slots are frozen: some ten milliseconds.
-const SMALL_REST: usize = 512;
+/// Changed rows and requests that may be left to be copied when slots are frozen: some milliseconds. Less than
+/// a full piece has, behind which there may be any number.
+const SMALL_REST: usize = 128;
 
 /// Changes after whose copy slots are frozen even if much is left: then writers are faster than the copy,
 /// and it would never end.
@@ -352,7 +353,7 @@ impl<G: Ground> Worker<'_, G> {
         let mut done = released.done;
         while !done {
             let release = MoveStep::Release { id: moving.id, content: Content::default() };
-            done = Released::of(self.gently(moving.transfer.from, release).await?)?.done;
+            done = Released::of(self.ground.step(moving.transfer.from, release, STEP).await?)?.done;
         }
         Ok(())
     }
@@ -361,7 +362,7 @@ impl<G: Ground> Worker<'_, G> {
     async fn take(&self, moving: &Move, released: &Released) -> Result<Epoch, Error> {
         loop {
             let activate = MoveStep::Activate { id: moving.id, rows: released.rows };
-            match self.gently(moving.transfer.to, activate).await? {
+            match self.ground.step(moving.transfer.to, activate, STEP).await? {
                 MoveReply::Activating => (),
                 MoveReply::Activated { epoch } => return Ok(epoch),
                 other => return Err(odd(&other)),

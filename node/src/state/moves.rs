@@ -56,10 +56,10 @@ use index::Index;
 
 /// Rows that one entry deletes, inserts or clears away: all other writes of the shard wait meanwhile, for
 /// some milliseconds.
-pub(crate) const CHUNK_ROWS: usize = 256;
+pub(crate) const CHUNK_ROWS: usize = 128;
 
 /// Bytes that one entry inserts, for the same reason.
-const CHUNK_BYTES: usize = 256 << 10;
+const CHUNK_BYTES: usize = 128 << 10;
 
 /// What a shard knows of moves.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

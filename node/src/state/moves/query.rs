@@ -34,10 +34,10 @@ pub const MAX_SLOT_ROWS: u64 = 128 << 10;
 pub const MAX_SLOT_BYTES: u64 = 128 << 20;
 
 /// Rows of one piece: its target tries and stages them in one entry, for which other writers wait.
-const PIECE_ROWS: usize = 512;
+const PIECE_ROWS: usize = 256;
 
 /// Bytes of one piece, for the same reason.
-const PIECE_BYTES: usize = 256 << 10;
+const PIECE_BYTES: usize = 128 << 10;
 
 impl StateHandle {
     /// Answers the driver of a move.
