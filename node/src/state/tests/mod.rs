@@ -98,6 +98,11 @@ impl Replica {
         (machine.version(placement), slots)
     }
 
+    /// Is the result of a request known here?
+    pub(crate) fn remembers(&self, id: RequestId) -> bool {
+        self.handle().lock().requests().find(id).is_some()
+    }
+
     fn count(&self, table: &str) -> Value {
         self.value(&format!("SELECT count(*) FROM {table}"))
     }

@@ -9,6 +9,8 @@ pub(super) struct Owners {
     now: BTreeMap<GroupId, (Epoch, SlotSet)>,
     /// What each version of a shard was.
     versions: BTreeMap<(GroupId, Epoch), SlotSet>,
+    /// Some slot has no owner.
+    pub incomplete: bool,
     /// Slots that a shard has called frozen.
     pub frozen: BTreeMap<GroupId, (MoveId, SlotSet)>,
 }
@@ -36,7 +38,7 @@ impl Inner {
     }
 
     /// A slot has one owner, or none while its move is between release and activation.
-    pub fn check_single_owners(&self) {
+    pub fn check_single_owners(&mut self) {
         // Slots are handed out one shard after the other when the world is made.
         if self.registry.counters.job == 0 {
             return;
@@ -46,6 +48,7 @@ impl Inner {
             assert!(slots.is_within(&ownerless), "slots of {shard} have two owners: {:?}", self.owners.now);
             ownerless = ownerless.minus(slots);
         }
+        self.owners.incomplete = !ownerless.is_empty();
         for moving in self.registry.moves() {
             ownerless = ownerless.minus(&moving.transfer.slots);
         }

@@ -3,7 +3,7 @@
 
 use super::*;
 
-/// Keys of rows that come and go: so few that a delete that found nothing would, done again, find something.
+/// Keys of rows that come and go: few, so that what is deleted is often there.
 const OTHERS: usize = 100;
 
 /// What a client asked for under an id.
@@ -140,6 +140,9 @@ impl Inner {
             return;
         }
         let shard = self.some_shard(asked.key);
+        // Applied again, a write that found nothing would not show it.
+        let remembered = self.shards[&shard].0.remembers(asked.id);
+        assert!(remembered || self.owners.of(slot_of_key(asked.key)) != Some(shard), "{shard} forgot {:?}", asked.id);
         match self.send(shard, asked) {
             Err(error) if error.code == Code::StaleRoute => (),
             again => assert_eq!(again, result, "request {:?} of key {} on {shard}", asked.id, asked.key),
