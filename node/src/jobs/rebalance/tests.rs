@@ -67,7 +67,7 @@ struct Inner {
     /// Applied writes.
     written: Vec<Written>,
     next_request: u128,
-    scan: Option<Scan>,
+    scanning: Vec<Scan>,
     scans: u32,
     /// Keys of rows in a slot that is too large for one entry, in some worlds.
     heavy: Vec<i64>,
@@ -107,13 +107,13 @@ impl World {
             late: vec![],
             written: vec![],
             next_request: 1 << 64,
-            scan: None,
+            scanning: vec![],
             scans: 0,
             heavy: vec![],
             damaged: false,
             owners: Owners::default(),
         };
-        if inner.chance(8) {
+        if inner.chance(10) {
             let slot = Slot(inner.random.below(usize::from(SLOTS)) as u16);
             inner.heavy = (1000..).filter(|key| slot_of_key(*key) == slot).take(HEAVY).collect();
         }
@@ -400,8 +400,8 @@ fn carry_out(world: &World, kinds: [JobKind; 2]) -> Vec<(JobState, Option<Error>
 fn done(world: &World, kind: impl FnOnce(MoveOptions) -> JobKind) -> bool {
     let options = {
         let mut inner = world.lock();
-        (inner.calls, inner.faults, inner.scan) = (0, FAULTS, None);
-        inner.damaged = false;
+        (inner.calls, inner.faults, inner.damaged) = (0, FAULTS, false);
+        inner.scanning.clear();
         some_options(&mut inner.random)
     };
     let even = JobKind::Rebalance { table: "w".to_owned(), options: options.clone() };

@@ -6,6 +6,9 @@ use super::*;
 /// Keys of rows that come and go: few, so that what is deleted is often there.
 const OTHERS: usize = 100;
 
+/// Reads of all shards that are under way at once: some of them for long, while slots change hands.
+const SCANS: usize = 4;
+
 /// What a client asked for under an id.
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
@@ -149,13 +152,16 @@ impl Inner {
         }
     }
 
-    /// A read of all shards, one after the other, while slots move: each row is seen once.
+    /// Reads of all shards, one after the other, some at a time, while slots move: each row is seen once.
     pub fn client_scans(&mut self) {
-        let scan = self.scan.take().unwrap_or_else(|| {
-            let map = self.registry.placements[&PLACEMENT].clone();
-            Scan { left: map.owners().collect(), map, rows: 0 }
-        });
-        let Scan { map, mut left, rows } = scan;
+        let at = self.random.below(SCANS);
+        let Scan { map, mut left, rows } = match at < self.scanning.len() {
+            true => self.scanning.swap_remove(at),
+            false => {
+                let map = self.registry.placements[&PLACEMENT].clone();
+                Scan { left: map.owners().collect(), map, rows: 0 }
+            }
+        };
         let shard = left.swap_remove(self.random.below(left.len()));
         let claim = Claim { placement: PLACEMENT, epoch: map.epoch(shard), slots: None };
         // Refused: the client would look at the map again.
@@ -165,7 +171,7 @@ impl Inner {
             self.scans += 1;
             assert_eq!(rows + found, FIXED + self.heavy.len() as i64, "by {:?}", map.epochs);
         } else {
-            self.scan = Some(Scan { map, left, rows: rows + found });
+            self.scanning.push(Scan { map, left, rows: rows + found });
         }
     }
 }
