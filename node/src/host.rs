@@ -408,7 +408,7 @@ impl Host {
         let raft = Raft::new(id.0, Arc::new(config), network, log, state.machine()).await.map_err(io::Error::other)?;
         let (proposals, waiting_writes) = mpsc::channel(MAX_WAITING);
         tokio::spawn(propose_writes(raft.clone(), waiting_writes, stages.clone()));
-        let reads = Reads::start(group, &raft, state.store(), &stages);
+        let reads = Reads::start(group, &raft, state.store(), &stages, &self.cluster);
         let hold = if restarted { self.options.election_timeout_max } else { Duration::ZERO };
         let votes_from = Instant::now() + hold;
         // A replica that is new to a group is waited for by the job that adds it, not by /readyz.

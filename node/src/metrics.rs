@@ -25,6 +25,11 @@ pub fn render(host: &Host) -> String {
     let committed = family("committed_index", "Index of the last entry known to be committed");
     let applied = family("applied_index", "Index of the last entry applied");
     let purged = family("purged_index", "Index up to which the log was purged");
+    let reads = family("reads", "Reads that this node's replica was asked and could begin, since its start");
+    for replica in host.replicas() {
+        let labels = vec![("group", replica.group().to_string())];
+        reads.get_or_create(&labels).set(replica.reads().served() as i64);
+    }
     let status = host.status();
     for replica in status.replicas {
         let labels = vec![("group", replica.group.to_string())];

@@ -2,27 +2,30 @@
 //!
 //! A read of a level waits in its replica's queue of that level. All that wait when the last round is
 //! over share the next one: ReadIndex for linearizable reads, a look at the lease for lease reads,
-//! nothing for reads of what the replica holds. A read that comes during a round waits for the next,
-//! since the round's index may be older than a write that the reader knows of.
+//! nothing for reads of what the replica holds, unless it has to be [proven](crate::proof) first how new
+//! that is. A read that comes during a round waits for the next, since the round's index may be older
+//! than a write that the reader knows of.
 //!
 //! What a round confirmed is read in runs of [`READS_PER_TASK`], on the threads that serve connections:
 //! a read by key takes some microseconds, waking another thread for it takes longer. A read that is not
 //! over at SQLite's first look at the clock begins again on a thread of its own, with all of its time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use flotilla_shared::client::Cluster;
 use flotilla_shared::error::{Code, Error};
-use flotilla_shared::ids::GroupId;
+use flotilla_shared::ids::{GroupId, SchemaVersion};
 use flotilla_shared::rpc::Reply;
 use flotilla_shared::wire::{Level, Read, Response, Rows};
-use openraft::async_runtime::WatchReceiver;
-use openraft::{Instant as _, ReadPolicy};
+use openraft::ReadPolicy;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::handover::{leader_of, refused_read};
+use crate::handover::refused_read;
 use crate::host::{Host, Raft, Replica};
+use crate::proof::{Need, Prover};
 use crate::propose::{MAX_WAITING, encoded};
 use crate::stages::{NodeStages, Stage};
 use crate::state::Store;
@@ -40,8 +43,8 @@ const SWEEP: Duration = Duration::from_millis(100);
 
 /// Waits for a round.
 pub enum Ticket {
-    /// Somebody who goes on by himself.
-    Go(oneshot::Sender<Result<(), Error>>),
+    /// Somebody who goes on by himself, with something that was planned with this schema.
+    Go(oneshot::Sender<Result<(), Error>>, SchemaVersion),
     /// A read.
     Read(Box<Pending>),
 }
@@ -57,14 +60,22 @@ pub struct Pending {
 impl Ticket {
     fn is_over(&self) -> bool {
         match self {
-            Self::Go(waiting) => waiting.is_closed(),
+            Self::Go(waiting, _) => waiting.is_closed(),
             Self::Read(pending) => pending.deadline <= Instant::now(),
+        }
+    }
+
+    /// The schema that it was planned with.
+    fn schema(&self) -> SchemaVersion {
+        match self {
+            Self::Read(pending) => pending.read.route.as_ref().map_or_else(Default::default, |route| route.schema),
+            Self::Go(_, schema) => *schema,
         }
     }
 
     fn refuse(self, error: Error) {
         match self {
-            Self::Go(waiting) => drop(waiting.send(Err(error))),
+            Self::Go(waiting, _) => drop(waiting.send(Err(error))),
             Self::Read(pending) => pending.reply.send_now(encoded(&Err(error))),
         }
     }
@@ -75,55 +86,108 @@ pub struct Reads {
     linearizable: mpsc::Sender<Ticket>,
     lease: mpsc::Sender<Ticket>,
     none: mpsc::Sender<Ticket>,
+    proven: mpsc::Sender<Ticket>,
+    prover: Arc<Prover>,
+    served: Arc<AtomicU64>,
 }
 
 impl Reads {
     /// Starts serving reads of a replica; ends when this is dropped.
-    pub fn start(group: GroupId, raft: &Raft, store: &Arc<Store>, stages: &NodeStages) -> Self {
-        let serve = |policy| {
-            let (sender, queue) = mpsc::channel(MAX_WAITING);
-            let (proof, store, stages) = (raft.clone(), Arc::clone(store), stages.clone());
-            tokio::spawn(Rounds { group, proof, store, stages, policy }.serve(queue));
-            sender
+    pub fn start(group: GroupId, raft: &Raft, store: &Arc<Store>, stages: &NodeStages, cluster: &Arc<Cluster>) -> Self {
+        let served = Arc::new(AtomicU64::new(0));
+        let prover = Arc::new(Prover::new(group, raft.clone(), Arc::clone(cluster)));
+        let confirm = |policy| Confirm { raft: raft.clone(), policy };
+        let (index, lease) = (confirm(ReadPolicy::ReadIndex), confirm(ReadPolicy::LeaseRead));
+        let (store, stages) = (Arc::clone(store), stages.clone());
+        let common = Common { group, store, stages, served: Arc::clone(&served) };
+        let reads = Self {
+            linearizable: common.serve(index),
+            lease: common.serve(lease),
+            none: common.serve(()),
+            proven: common.serve(Arc::clone(&prover)),
+            prover,
+            served,
         };
-        Self {
-            linearizable: serve(Some(ReadPolicy::ReadIndex)),
-            lease: serve(Some(ReadPolicy::LeaseRead)),
-            none: serve(None),
+        if group.is_shard() {
+            tokio::spawn(Arc::clone(&reads.prover).keep_up(reads.proven.downgrade()));
         }
+        reads
     }
 
-    fn queue(&self, level: Level) -> &mpsc::Sender<Ticket> {
+    /// Reads answered since the start.
+    pub fn served(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    /// Counts a read that is answered elsewhere.
+    pub fn count(&self) {
+        self.served.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Where a read of that level waits; `None` when it need not wait at all.
+    fn queue(&self, level: Level, need: Need) -> Option<&mpsc::Sender<Ticket>> {
         match level {
-            Level::Linearizable => &self.linearizable,
-            Level::Lease => &self.lease,
-            Level::None => &self.none,
+            Level::Linearizable => Some(&self.linearizable),
+            Level::Lease => Some(&self.lease),
+            Level::None if self.prover.has(need) => {
+                self.prover.renew_early(need, &self.proven);
+                None
+            }
+            Level::None => Some(&self.proven),
         }
     }
 }
 
-/// What proves that a replica leads. Handed in, so that a test can let a proof take its time.
-trait Proof: Send + Sync + 'static {
-    /// Returns once all that was acknowledged before the call is applied here.
-    fn prove(&self, policy: ReadPolicy) -> impl Future<Output = Result<(), Error>> + Send;
+/// What those who wait in a queue wait for. Handed in, so that a test can let it take its time.
+pub trait Proof: Send + Sync + 'static {
+    /// Returns once what the replica holds is new enough for all who came before the call; `schema` is the latest
+    /// that any of them speaks of.
+    fn prove(&self, schema: SchemaVersion) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-impl Proof for Raft {
-    async fn prove(&self, policy: ReadPolicy) -> Result<(), Error> {
-        match self.ensure_linearizable(policy).await {
+/// That this replica leads, and has applied all that was acknowledged.
+struct Confirm {
+    raft: Raft,
+    policy: ReadPolicy,
+}
+
+impl Proof for Confirm {
+    async fn prove(&self, _: SchemaVersion) -> Result<(), Error> {
+        match self.raft.ensure_linearizable(self.policy.clone()).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(refused_read(self, &error).await),
+            Err(error) => Err(refused_read(&self.raft, &error).await),
         }
     }
 }
 
-/// The rounds of one level.
-struct Rounds<P> {
+/// Nothing.
+impl Proof for () {
+    async fn prove(&self, _: SchemaVersion) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// What the queues of a replica have in common.
+#[derive(Clone)]
+struct Common {
     group: GroupId,
-    proof: P,
     store: Arc<Store>,
     stages: NodeStages,
-    policy: Option<ReadPolicy>,
+    served: Arc<AtomicU64>,
+}
+
+impl Common {
+    fn serve(&self, proof: impl Proof) -> mpsc::Sender<Ticket> {
+        let (sender, queue) = mpsc::channel(MAX_WAITING);
+        tokio::spawn(Rounds { common: self.clone(), proof }.serve(queue));
+        sender
+    }
+}
+
+/// The rounds of one queue.
+struct Rounds<P> {
+    common: Common,
+    proof: P,
 }
 
 impl<P: Proof> Rounds<P> {
@@ -131,10 +195,7 @@ impl<P: Proof> Rounds<P> {
         let mut tickets = Vec::new();
         while !tickets.is_empty() || queue.recv_many(&mut tickets, MAX_WAITING).await > 0 {
             let mut late = Vec::new();
-            let confirmed = match self.policy.clone() {
-                Some(policy) => self.round(policy, &mut queue, &mut tickets, &mut late).await,
-                None => Ok(()),
-            };
+            let confirmed = self.round(&mut queue, &mut tickets, &mut late).await;
             self.answer(std::mem::replace(&mut tickets, late), &confirmed);
         }
     }
@@ -142,12 +203,12 @@ impl<P: Proof> Rounds<P> {
     /// One round; `late` are those who came during it and may not use it.
     async fn round(
         &self,
-        policy: ReadPolicy,
         queue: &mut mpsc::Receiver<Ticket>,
         tickets: &mut Vec<Ticket>,
         late: &mut Vec<Ticket>,
     ) -> Result<(), Error> {
-        let mut round = std::pin::pin!(self.proof.prove(policy));
+        let schema = tickets.iter().map(Ticket::schema).max().unwrap_or_default();
+        let mut round = std::pin::pin!(self.proof.prove(schema));
         loop {
             match tokio::time::timeout(SWEEP, &mut round).await {
                 Ok(proved) => return proved,
@@ -168,7 +229,7 @@ impl<P: Proof> Rounds<P> {
     }
 
     fn no_majority(&self) -> Error {
-        Error::new(Code::Unavailable, format!("{} has no majority at the moment", self.group))
+        Error::new(Code::Unavailable, format!("{} has no majority at the moment", self.common.group))
     }
 
     fn answer(&self, tickets: Vec<Ticket>, confirmed: &Result<(), Error>) {
@@ -176,17 +237,19 @@ impl<P: Proof> Rounds<P> {
         for ticket in tickets {
             match (ticket, confirmed) {
                 (ticket, Err(error)) => ticket.refuse(error.clone()),
-                (Ticket::Go(waiting), Ok(())) => drop(waiting.send(Ok(()))),
+                (Ticket::Go(waiting, _), Ok(())) => drop(waiting.send(Ok(()))),
                 (Ticket::Read(pending), Ok(())) => reads.push(*pending),
             }
         }
+        let Common { store, stages, served, .. } = &self.common;
+        served.fetch_add(reads.len() as u64, Ordering::Relaxed);
         // A task of its own for one read would be as dear as the read.
         if reads.len() == 1 {
-            return run(&self.store, &self.stages, reads);
+            return run(store, stages, reads);
         }
         while !reads.is_empty() {
             let rest = reads.split_off(reads.len().min(READS_PER_TASK));
-            let (store, stages) = (Arc::clone(&self.store), self.stages.clone());
+            let (store, stages) = (Arc::clone(store), stages.clone());
             let some = std::mem::replace(&mut reads, rest);
             tokio::spawn(async move { run(&store, &stages, some) });
         }
@@ -217,15 +280,16 @@ fn run(store: &Arc<Store>, stages: &NodeStages, reads: Vec<Pending>) {
 
 /// Queues a read whose rows go to `reply`.
 pub fn enqueue(host: &Host, group: GroupId, read: Read, timeout: Duration, reply: Reply) {
-    let admitted = host.hosted(group).and_then(|replica| admit(&replica, &read).map(|()| replica));
+    let admitted = host.hosted(group).and_then(|replica| admit(&replica, read.level).map(|()| replica));
     let replica = match admitted {
         Ok(replica) => replica,
         Err(error) => return reply.send_now(encoded(&Err(error))),
     };
-    let (level, arrived) = (read.level, Instant::now());
+    let (level, need, arrived) = (read.level, Need::of(&read), Instant::now());
     let deadline = arrived + timeout.min(MAX_READ);
     let ticket = Ticket::Read(Box::new(Pending { read, arrived, deadline, reply }));
-    if let Err(refused) = replica.reads().queue(level).try_send(ticket) {
+    let queue = replica.reads().queue(level, need).unwrap_or(&replica.reads().none);
+    if let Err(refused) = queue.try_send(ticket) {
         let (ticket, error) = not_queued(refused, group);
         ticket.refuse(error);
     }
@@ -243,26 +307,12 @@ fn not_queued(refused: mpsc::error::TrySendError<Ticket>, group: GroupId) -> (Ti
 }
 
 /// What can be said of a read before it waits.
-fn admit(replica: &Replica, read: &Read) -> Result<(), Error> {
-    match read.level {
-        Level::Linearizable => Ok(()),
-        Level::Lease if replica.may_vote() => Ok(()),
-        Level::Lease => {
+fn admit(replica: &Replica, level: Level) -> Result<(), Error> {
+    match level {
+        Level::Lease if !replica.may_vote() => {
             Err(Error::new(Code::Unavailable, "this node has just started; its lease is not to be trusted yet"))
         }
-        Level::None => check_freshness(replica, read.freshness_ms),
-    }
-}
-
-fn check_freshness(replica: &Replica, freshness_ms: Option<u64>) -> Result<(), Error> {
-    let Some(freshness_ms) = freshness_ms else { return Ok(()) };
-    // A replica that has applied what its leader had committed at the last heartbeat is as fresh as
-    // that heartbeat; followers are not told its time, so only leaders can promise one.
-    let metrics = replica.raft().metrics();
-    let metrics = metrics.borrow_watched();
-    match metrics.last_quorum_acked {
-        Some(at) if at.elapsed() <= Duration::from_millis(freshness_ms) => Ok(()),
-        _ => Err(Error::not_leader(leader_of(&metrics))),
+        _ => Ok(()),
     }
 }
 
@@ -271,9 +321,14 @@ fn check_freshness(replica: &Replica, freshness_ms: Option<u64>) -> Result<(), E
 /// # Errors
 /// That this replica does not lead, or is not known to.
 pub async fn confirm(replica: &Replica, level: Level, timeout: Duration) -> Result<(), Error> {
+    confirm_for(replica, level, Need::default(), timeout).await
+}
+
+async fn confirm_for(replica: &Replica, level: Level, need: Need, timeout: Duration) -> Result<(), Error> {
+    let Some(queue) = replica.reads().queue(level, need) else { return Ok(()) };
     let (ticket, confirmed) = oneshot::channel();
     let group = replica.group();
-    replica.reads().queue(level).try_send(Ticket::Go(ticket)).map_err(|refused| not_queued(refused, group).1)?;
+    queue.try_send(Ticket::Go(ticket, need.schema)).map_err(|refused| not_queued(refused, group).1)?;
     match tokio::time::timeout(timeout, confirmed).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(Error::new(Code::ShuttingDown, "this replica has stopped")),
@@ -292,10 +347,9 @@ pub async fn fresh_enough(
     timeout: Duration,
 ) -> Result<Arc<Replica>, Error> {
     let replica = host.hosted(group)?;
-    admit(&replica, read)?;
-    if read.level != Level::None {
-        confirm(&replica, read.level, timeout).await?;
-    }
+    admit(&replica, read.level)?;
+    confirm_for(&replica, read.level, Need::of(read), timeout).await?;
+    replica.reads().count();
     Ok(replica)
 }
 

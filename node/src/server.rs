@@ -20,6 +20,7 @@ use crate::host::Host;
 use crate::jobs::heard;
 use crate::members;
 use crate::network::{KIND_RAFT, RaftSession};
+use crate::proof::read_index;
 use crate::propose::{MAX_REQUEST_BYTES, Proposal, propose_one, respond};
 use crate::read;
 use crate::state::store::block;
@@ -173,6 +174,7 @@ pub async fn handle(host: &Arc<Host>, request: Request, timeout: Duration) -> Re
         Request::HandOver { group, to } => {
             handover::hand_over(&*host.hosted(group)?, to, host.silence_limit()).await.map(Response::Leader)
         }
+        Request::ReadIndex(group) => read_index(host.hosted(group)?.raft()).await.map(Response::Index),
         Request::ContentHash(group) => {
             let replica = host.hosted(group)?;
             let state = replica.state();

@@ -117,6 +117,8 @@ codes! {
     Storage = "storage", Unknown, 500;
     /// A fault of the program.
     Internal = "internal", Unknown, 500;
+    /// This replica cannot tell that what it holds is new enough for the read.
+    NotFresh = "not_fresh", Retry, 503;
 }
 
 impl Code {
@@ -148,6 +150,7 @@ impl Code {
             Self::CannotLeave => "the message says what keeps it there",
             Self::MoveMismatch => "the rows stay where they were; check the disks and memory of both shards",
             Self::StaleRoute | Self::NotLeader | Self::Overloaded | Self::ShuttingDown => "retry after a moment",
+            Self::NotFresh => "retry, or allow a longer `freshness`",
             Self::Unavailable => "retry; a majority of the group's nodes must be up",
             Self::Timeout => "retry, raise `timeout`, or narrow the statement",
             Self::OutcomeUnknown => "repeat the request with the same Idempotency-Key: it is applied once at most",

@@ -115,7 +115,7 @@ pub struct Read {
     pub statement: Statement,
     /// How fresh.
     pub level: Level,
-    /// With [`Level::None`]: refuse when the replica last heard of its leader longer ago.
+    /// With [`Level::None`]: refuse what may lack a change that was acknowledged longer ago.
     pub freshness_ms: Option<u64>,
 }
 
@@ -427,6 +427,8 @@ pub enum Request {
         /// The node.
         to: Option<NodeId>,
     },
+    /// An index of the group's log that everything acknowledged before is within; answered by its leader.
+    ReadIndex(GroupId),
 }
 
 /// What a node answers.
@@ -467,6 +469,8 @@ pub enum Response {
     },
     /// Who leads the group.
     Leader(NodeId),
+    /// An index of a log.
+    Index(u64),
 }
 
 /// A request with the time that its sender will wait.

@@ -15,7 +15,7 @@ struct Slow {
 }
 
 impl Proof for Slow {
-    async fn prove(&self, _: ReadPolicy) -> Result<(), Error> {
+    async fn prove(&self, _: SchemaVersion) -> Result<(), Error> {
         self.begun.send(()).expect("the test listens");
         self.ends.lock().await.recv().await.expect("the test goes on");
         Ok(())
@@ -32,17 +32,12 @@ async fn a_round_is_not_for_those_who_come_during_it() {
     let (begun, mut begins) = mpsc::unbounded_channel();
     let (end, ends) = mpsc::unbounded_channel();
     let (sender, queue) = mpsc::channel(MAX_WAITING);
-    let rounds = Rounds {
-        group: GroupId(1),
-        proof: Slow { begun, ends: Mutex::new(ends) },
-        store,
-        stages: NodeStages::default(),
-        policy: Some(ReadPolicy::ReadIndex),
-    };
+    let common = Common { group: GroupId(1), store, stages: NodeStages::default(), served: Arc::default() };
+    let rounds = Rounds { common, proof: Slow { begun, ends: Mutex::new(ends) } };
     let serving = tokio::spawn(rounds.serve(queue));
     let come = || {
         let (ticket, confirmed) = oneshot::channel();
-        assert!(sender.try_send(Ticket::Go(ticket)).is_ok());
+        assert!(sender.try_send(Ticket::Go(ticket, SchemaVersion::default())).is_ok());
         confirmed
     };
     let mut next_begins = async || tokio::time::timeout(PATIENCE, begins.recv()).await.unwrap().unwrap();

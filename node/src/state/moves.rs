@@ -41,7 +41,7 @@ use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{Epoch, MoveId, PlacementId, Slot};
 use flotilla_shared::moves::{Cursor, MoveReply, MoveStep, MovedSet, SlotDigest};
 use flotilla_shared::registry::SlotSet;
-use flotilla_shared::wire::{Route, ShardReply};
+use flotilla_shared::wire::{Claim, Route, ShardReply};
 use rusqlite::config::DbConfig;
 use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, OptionalExtension};
@@ -153,6 +153,20 @@ impl Moves {
             }
         }
         Ok(())
+    }
+
+    /// Are rows of slots that were given up still here? A replica that is behind may have the version that the
+    /// registry names and these rows, too.
+    ///
+    /// # Errors
+    /// [`Code::StaleRoute`] for a read of all that the shard owns; one of named slots does not meet such rows.
+    pub fn check_left_over(&self, route: &Route) -> Result<(), Error> {
+        let Some(Open { set, phase: Phase::Releasing { .. }, .. }) = &self.open else { return Ok(()) };
+        let whole = |claim: &Claim| claim.placement == set.placement.id && claim.slots.is_none();
+        match route.claims.iter().any(whole) {
+            true => Err(Error::new(Code::StaleRoute, "slots were given up, and some of their rows are still here")),
+            false => Ok(()),
+        }
     }
 
     /// Is this the name of a side table of ours?

@@ -8,8 +8,10 @@ use std::collections::HashMap;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{Epoch, PlacementId, SchemaVersion, Slot};
 use flotilla_shared::registry::SlotSet;
-use flotilla_shared::wire::{Claim, Route};
+use flotilla_shared::wire::{Claim, Level, Route};
 use rusqlite::{Connection, OptionalExtension};
+
+use super::moves::Moves;
 
 /// What a shard owns of one placement.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,8 +70,13 @@ impl Ownership {
 ///
 /// # Errors
 /// [`Code::StaleRoute`], or what SQLite says.
-pub fn check_read(db: &Connection, schema: SchemaVersion, route: &Route) -> Result<(), Error> {
+pub fn check_read(db: &Connection, schema: SchemaVersion, route: &Route, level: Level) -> Result<(), Error> {
     check_schema(schema, route)?;
+    // The registry learns of a move when the leader has none of the rows any more; other replicas may have some.
+    if level == Level::None && route.claims.iter().any(|claim| claim.slots.is_none()) {
+        let moves = Moves::load(db).map_err(|error| Error::new(Code::Storage, error.to_string()))?;
+        moves.check_left_over(route)?;
+    }
     for claim in &route.claims {
         let owned = db
             .prepare_cached("SELECT epoch, slots FROM _flotilla_ownership WHERE placement = ?1")

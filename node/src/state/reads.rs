@@ -165,7 +165,7 @@ impl Reader {
     ) -> Result<T, Error> {
         if let Some(route) = &read.route {
             let applied = Applied::load(&self.db).map_err(|error| Error::new(Code::Storage, error.to_string()))?;
-            ownership::check_read(&self.db, applied.schema, route)?;
+            ownership::check_read(&self.db, applied.schema, route, read.level)?;
         }
         let at = self.deadline.start.elapsed().saturating_add(timeout);
         self.deadline.at_ns.store(at.as_nanos() as u64, Ordering::Relaxed);
