@@ -61,6 +61,8 @@ pub struct ProxyOptions {
     pub max_pulled_rows: usize,
     /// Bytes of values that one statement may pull from shards to merge them.
     pub max_pulled_bytes: usize,
+    /// Where the proxy stands, by the names of the nodes' zones: reads that any replica may answer stay there.
+    pub zone: Option<String>,
 }
 
 impl Default for ProxyOptions {
@@ -71,6 +73,7 @@ impl Default for ProxyOptions {
             max_requests: MAX_REQUESTS_IN_WORK,
             max_pulled_rows: 10_000_000,
             max_pulled_bytes: 2 << 30,
+            zone: None,
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The client that finds a group's leader: used by proxies, by the jobs of `meta`, and by the
 //! command line. It follows the registry by a watch and remembers leaders; a wrong guess costs one
-//! hop, never an error.
+//! hop, never an error. What any replica may answer goes to a near one (`near`).
 //!
 //! Retries are safe for reads and for writes that carry a request id. What ends a call: an answer,
 //! a refusal, or the deadline; then the error says whether the outcome is known.
+
+mod near;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,6 +55,8 @@ pub struct Cluster {
     /// Which replica the next call asks first, where it knows no leader.
     first: AtomicUsize,
     unheard: ArcSwapOption<Error>,
+    /// Nodes that could not answer a read that any replica may answer, and until when that counts.
+    failed: DashMap<NodeId, Instant>,
 }
 
 impl Cluster {
@@ -67,6 +71,7 @@ impl Cluster {
             turn: AtomicUsize::new(0),
             first: AtomicUsize::new(0),
             unheard: ArcSwapOption::empty(),
+            failed: DashMap::new(),
         })
     }
 

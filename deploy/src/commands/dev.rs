@@ -90,7 +90,7 @@ async fn serve(args: DevArgs) -> Result<(), String> {
         options.check().map_err(|bad| bad.to_string())?;
         nodes.push(Node::start(options).await.map_err(|error| error.to_string())?);
     }
-    let proxy = ProxyTask::start(&address(args.port), seeds).await?;
+    let proxy = ProxyTask::start(&address(args.port), seeds, None).await?;
     let mut outcome = tokio::select! {
         settled = settle(&mut nodes) => settled,
         () = stop_signal() => Ok(()),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use flotilla_node::run::Node;
 use flotilla_proxy::{Proxy, ProxyOptions};
+use flotilla_shared::registry::check_zone;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -52,11 +53,15 @@ pub(super) struct ProxyTask {
 
 impl ProxyTask {
     /// Listens and serves.
-    pub(super) async fn start(addr: &str, meta: Vec<String>) -> Result<Self, String> {
+    pub(super) async fn start(addr: &str, meta: Vec<String>, zone: Option<String>) -> Result<Self, String> {
+        if let Some(zone) = &zone {
+            check_zone(zone).map_err(|error| format!("setting `zone`: {}; {}", error.message, error.hint))?;
+        }
         let listener = TcpListener::bind(addr)
             .await
             .map_err(|error| format!("setting `proxy`: cannot listen on {addr}: {error}"))?;
-        let proxy = Proxy::new(flotilla_shared::client::Cluster::new(meta), ProxyOptions::default());
+        let proxy =
+            Proxy::new(flotilla_shared::client::Cluster::new(meta), ProxyOptions { zone, ..ProxyOptions::default() });
         let (stop, stopped) = watch::channel(false);
         Ok(Self { task: tokio::spawn(Arc::clone(&proxy).serve(listener, stopped)), stop })
     }
@@ -79,7 +84,7 @@ async fn serve(args: NodeArgs) -> Result<(), String> {
     let (http, raft) = (options.http.clone(), options.raft.clone());
     let mut node = Node::start(options).await.map_err(|error| error.to_string())?;
     let proxy = match &settings.proxy {
-        Some(addr) => Some(ProxyTask::start(addr, vec![raft.clone()]).await?),
+        Some(addr) => Some(ProxyTask::start(addr, vec![raft.clone()], settings.zone.clone()).await?),
         None => None,
     };
     tracing::info!(%http, %raft, proxy = settings.proxy.as_deref().unwrap_or("none"), "node is up");

@@ -18,6 +18,9 @@ pub struct ProxyArgs {
     /// Address of the HTTP API
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:11000", env = "FLOTILLA_HTTP")]
     pub http: String,
+    /// Where this proxy stands, as in the zones of nodes: reads of level none stay there if they can
+    #[arg(long, value_name = "NAME", env = "FLOTILLA_ZONE")]
+    pub zone: Option<String>,
     /// error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -39,7 +42,7 @@ pub async fn run(args: ProxyArgs) -> ExitCode {
 
 async fn serve(args: ProxyArgs) -> Result<(), String> {
     logging::start(args.log_level.as_deref(), args.log_format.as_deref(), "info")?;
-    let proxy = ProxyTask::start(&args.http, args.meta).await?;
+    let proxy = ProxyTask::start(&args.http, args.meta, args.zone).await?;
     tracing::info!(http = %args.http, "proxy is up");
     stop_signal().await;
     tracing::info!("proxy is stopping");

@@ -1,12 +1,13 @@
 //! `POST /table/register` and `/table/add-to-shard`; `GET /table` and `/table/{name}`.
 
+use flotilla_shared::client::unexpected;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::http::{self, HttpRequest, HttpResponse};
 use flotilla_shared::ids::GroupId;
 use flotilla_shared::registry::{Function, HOME, JobKind, Registration, Registry, Spread, Table};
 use flotilla_shared::slot::KeyColumn;
 use flotilla_shared::value::Value;
-use flotilla_shared::wire::{Level, Read, Statement};
+use flotilla_shared::wire::{Level, Read, Request, Response, Statement};
 use futures::StreamExt;
 use serde_json::{Value as Json, json};
 
@@ -145,8 +146,7 @@ pub async fn list(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, 
 
 /// One table with its columns, and slots and rows per shard.
 pub async fn show(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
-    let mut options = Fields::new(request, None).options(proxy, true)?;
-    options.level = Level::None;
+    let options = Fields::new(request, None).options(proxy, true)?;
     let mut registry = proxy.registry(options.deadline).await?;
     let name = decoded(request.path.trim_start_matches("/table/"))?;
     if registry.table(&name).is_none() {
@@ -158,11 +158,16 @@ pub async fn show(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, 
     };
     let count = Statement::bare(format!("SELECT count(*) FROM {}", quote(&table.name)));
     let rows = placement.shards.iter().map(|shard| {
-        let read = Read { route: None, statement: count.clone(), level: options.level, freshness_ms: None };
-        let options = &options;
+        // Whoever leads, whether or not a majority answers it just now.
+        let read = Read { route: None, statement: count.clone(), level: Level::None, freshness_ms: None };
+        let asked = proxy.cluster.call(*shard, Request::Read { group: *shard, read }, options.deadline);
         async move {
-            let rows = proxy.send_read(*shard, read, options).await;
-            (*shard, rows.map(|rows| rows.values.into_iter().flatten().next().unwrap_or(Value::Null)))
+            let rows = match asked.await {
+                Ok(Response::Rows(rows)) => Ok(rows.values.into_iter().flatten().next().unwrap_or(Value::Null)),
+                Ok(other) => Err(unexpected(&other)),
+                Err(error) => Err(error),
+            };
+            (*shard, rows)
         }
     });
     let rows: Vec<_> = rows.collect();

@@ -4,7 +4,9 @@ use flotilla_shared::client::unexpected;
 use flotilla_shared::error::{Class, Code, Error};
 use flotilla_shared::ids::{GroupId, RequestId, SchemaVersion};
 use flotilla_shared::value::Value;
-use flotilla_shared::wire::{Read, Request, Response, Route, Rows, Statement, StatementResult, Write, WriteResult};
+use flotilla_shared::wire::{
+    Level, Read, Request, Response, Route, Rows, Statement, StatementResult, Write, WriteResult,
+};
 use futures::StreamExt;
 use tokio::time::Instant;
 
@@ -98,14 +100,29 @@ impl Proxy {
         answer
     }
 
-    /// Runs a read on one shard.
+    /// Runs a read on one shard: on any replica if its level allows that.
     pub(crate) async fn send_read(&self, shard: GroupId, read: Read, options: &Options) -> Result<Rows, Error> {
-        match self.timed(self.cluster.call(shard, Request::Read { group: shard, read }, options.deadline)).await? {
+        let request = |read| Request::Read { group: shard, read };
+        match self.timed(self.ask_replica(shard, read, request, options.deadline)).await? {
             Response::Rows(rows) => {
                 self.metrics.pulled(&rows.values);
                 Ok(rows)
             }
             other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks whichever replica may answer a read of that level.
+    pub(crate) async fn ask_replica(
+        &self,
+        shard: GroupId,
+        read: Read,
+        request: impl Fn(Read) -> Request,
+        deadline: Instant,
+    ) -> Result<Response, Error> {
+        match read.level {
+            Level::None => self.cluster.read_near(shard, read, self.options.zone.as_deref(), request, deadline).await,
+            Level::Linearizable | Level::Lease => self.cluster.call(shard, request(read), deadline).await,
         }
     }
 

@@ -187,8 +187,8 @@ impl Proxy {
     pub(crate) async fn open_on(&self, group: GroupId, read: Read, options: &Options) -> Result<Source, Error> {
         let stream = RequestId::random();
         let life_ms = (MAX_LIFE + options.deadline.saturating_duration_since(Instant::now())).as_millis() as u64;
-        let request = Request::Open { group, read, stream, life_ms };
-        match self.cluster.call(group, request, options.deadline).await? {
+        let request = |read| Request::Open { group, read, stream, life_ms };
+        match self.ask_replica(group, read, request, options.deadline).await? {
             Response::Piece { node, values, more } => {
                 self.metrics.pulled(&values);
                 Ok(Source { cluster: Arc::clone(&self.cluster), node, stream, values, more })
