@@ -151,13 +151,18 @@ pub async fn propose_one(raft: &Raft, body: Body) -> Result<Outcome, Error> {
     }
 }
 
-/// What a refused proposal means. An entry that was discarded may have been committed by the next
-/// leader; the request id makes the retry safe.
+/// What a refused proposal means. One that was forwarded never was in the log. An entry that this replica has
+/// thrown away need not be gone: others may have it, and a leader of the past that gets pages in the place of
+/// its log throws away what may be in these pages. Only the request's id tells, at the next leader.
 pub fn write_error(error: &ClientWriteError<Types>) -> Error {
     match error {
-        ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward) => {
+        ClientWriteError::ForwardToLeader(forward) => {
             Error::not_leader(forward.leader_node.as_ref().map(|peer| peer.node))
         }
+        ClientWriteError::LogEntryDiscarded(forward) => Error {
+            leader: forward.leader_node.as_ref().map(|peer| peer.node),
+            ..Error::new(Code::OutcomeUnknown, "another leader's log has taken the place of this entry")
+        },
         other => Error::new(Code::Conflict, other.to_string()),
     }
 }
@@ -174,5 +179,26 @@ pub fn read_error(error: &RaftError<Types, LinearizableReadError<Types>>) -> Err
         }
         RaftError::APIError(other) => Error::new(Code::Unavailable, other.to_string()),
         RaftError::Fatal(_) => stopped(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_shared::error::Class;
+    use openraft::errors::{ForwardReason, ForwardToLeader};
+
+    use super::*;
+    use crate::consensus::Peer;
+
+    /// Whoever was sent on knows that nothing happened; whose entry was thrown away does not, since the next
+    /// leader may have it. Both learn who leads.
+    #[test]
+    fn a_discarded_entry_may_have_been_committed() {
+        let peer = Peer { node: NodeId(3), addr: String::new() };
+        let forward = ForwardToLeader { leader_id: Some(9), leader_node: Some(peer), reason: ForwardReason::NotLeader };
+        let sent_on = write_error(&ClientWriteError::ForwardToLeader(forward.clone()));
+        assert_eq!((sent_on.code.class(), sent_on.leader), (Class::Retry, Some(NodeId(3))));
+        let discarded = write_error(&ClientWriteError::LogEntryDiscarded(forward));
+        assert_eq!((discarded.code.class(), discarded.leader), (Class::Unknown, Some(NodeId(3))));
     }
 }

@@ -243,9 +243,9 @@ impl Cluster {
                     }
                     return Ok(response);
                 }
-                Ok(Err(error)) if matches!(error.code, Code::NotLeader | Code::Unavailable | Code::ShuttingDown) => {
-                    // What a stopping node had proposed may be committed by the next leader.
-                    sent |= error.code == Code::ShuttingDown;
+                Ok(Err(error)) if asks_again(error.code) => {
+                    // What a stopping node had proposed, or one that no longer leads, may be committed by the next leader.
+                    sent |= matches!(error.code, Code::ShuttingDown | Code::OutcomeUnknown);
                     let hinted = self.note_leader(group, node, error.leader);
                     last = error;
                     if hinted && Instant::now() < deadline {
@@ -353,6 +353,11 @@ impl Cluster {
     }
 }
 
+/// May the group's leader, whoever it is, answer what was answered so?
+fn asks_again(code: Code) -> bool {
+    matches!(code, Code::NotLeader | Code::Unavailable | Code::ShuttingDown | Code::OutcomeUnknown)
+}
+
 /// An answer of the wrong kind: the peer is not what it should be.
 pub fn unexpected(response: &Response) -> Error {
     let text: String = format!("{response:?}").chars().take(80).collect();
@@ -379,13 +384,10 @@ mod tests {
         }
     }
 
-    /// Who has time for one replica only, and asks again and again, gets past one that does not answer.
-    #[tokio::test]
-    async fn a_silent_replica_is_not_always_asked_first() {
-        let (silent, answering) =
-            (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    /// A shard with a replica at each of these.
+    fn registry(listeners: &[&TcpListener]) -> Registry {
         let mut registry = Registry { version: 1, ..Registry::default() };
-        for (number, listener) in [(1, &silent), (2, &answering)] {
+        for (number, listener) in (1..).zip(listeners) {
             let (node, raft_addr) = (NodeId(number), listener.local_addr().unwrap().to_string());
             let replica = ReplicaInfo { node, replica: ReplicaId(number), votes: true };
             let http_addr = String::new();
@@ -393,6 +395,52 @@ mod tests {
             registry.nodes.insert(node, info);
             registry.groups.entry(GroupId(1)).or_default().push(replica);
         }
+        registry
+    }
+
+    /// Its entry was thrown away; from then on it does not lead, until it has been asked some times.
+    struct Deposed {
+        asked: u32,
+        recovers: bool,
+    }
+
+    impl rpc::Session for Deposed {
+        fn handle(&mut self, _: u8, _: Bytes, reply: rpc::Reply) {
+            self.asked += 1;
+            let answer: Result<Response, Error> = match self.asked {
+                1 => Err(Error::new(Code::OutcomeUnknown, "discarded")),
+                4.. if self.recovers => Ok(Response::Writes(vec![])),
+                _ => Err(Error::not_leader(None)),
+            };
+            reply.send_now(postcard::to_stdvec(&answer).unwrap().into());
+        }
+    }
+
+    /// A write whose entry was thrown away by a replica that no longer leads is asked for again; if nobody
+    /// tells what became of it, its outcome is unknown, whatever was said last.
+    #[tokio::test]
+    async fn what_became_of_a_discarded_entry() {
+        let (_stop, stopped) = watch::channel(false);
+        for recovers in [true, false] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let cluster = Cluster::new(vec![]);
+            cluster.learn(registry(&[&listener]));
+            tokio::spawn(rpc::serve(listener, move || Deposed { asked: 0, recovers }, stopped.clone()));
+            let request = Request::Write { group: GroupId(1), writes: vec![] };
+            let answer = cluster.call(GroupId(1), request, Instant::now() + Duration::from_millis(300)).await;
+            match recovers {
+                true => assert_eq!(answer, Ok(Response::Writes(vec![]))),
+                false => assert_eq!(answer.unwrap_err().code, Code::OutcomeUnknown),
+            }
+        }
+    }
+
+    /// Who has time for one replica only, and asks again and again, gets past one that does not answer.
+    #[tokio::test]
+    async fn a_silent_replica_is_not_always_asked_first() {
+        let (silent, answering) =
+            (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let registry = registry(&[&silent, &answering]);
         let (_stop, stopped) = watch::channel(false);
         tokio::spawn(rpc::serve(answering, || Answering, stopped));
         let cluster = Cluster::new(vec![]);
