@@ -259,6 +259,10 @@ impl rebalance::Ground for Driver<'_> {
         tokio::time::sleep(took.min(MAX_REST)).await;
     }
 
+    async fn wait(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
     async fn ask(&self, group: GroupId, query: MoveQuery) -> Result<MoveAnswer, Error> {
         // All rows of a large slot are read at once to be compared.
         let patience = if matches!(query, MoveQuery::Content { .. }) { STEP } else { rebalance::PATIENCE };

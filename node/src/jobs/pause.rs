@@ -65,6 +65,10 @@ impl<G: rebalance::Ground> rebalance::Ground for Pausing<'_, G> {
         self.ground.rest(took).await;
     }
 
+    async fn wait(&self, time: Duration) {
+        self.ground.wait(time).await;
+    }
+
     fn now_us(&self) -> i64 {
         self.ground.now_us()
     }

@@ -40,7 +40,9 @@
 
 mod leave;
 mod next;
+mod pace;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotilla_shared::error::{Class, Code, Error};
@@ -52,6 +54,7 @@ use flotilla_shared::registry::{
 
 pub(crate) use next::Memory;
 use next::Next;
+use pace::{LONGEST_WAIT, Pace};
 
 /// How long a step before the commit point may take: writers wait.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
@@ -92,6 +95,8 @@ pub(crate) trait Ground: Sync {
     fn now_us(&self) -> i64;
     /// Leaves the shards to others, after a step that took so long.
     fn rest(&self, took: Duration) -> impl Future<Output = ()> + Send;
+    /// Lets time pass.
+    fn wait(&self, time: Duration) -> impl Future<Output = ()> + Send;
 }
 
 /// What came of an attempt.
@@ -119,7 +124,8 @@ pub(crate) async fn attempt<G: Ground>(ground: &G, memory: &mut Memory, id: JobI
     let Some(progress) = job.progress.as_deref() else {
         return Err(Error::new(Code::Internal, "a job that moves slots records no progress"));
     };
-    let worker = Worker { ground, registry: &registry, job, progress };
+    let pace = Arc::clone(&memory.pace);
+    let worker = Worker { ground, registry: &registry, job, progress, pace };
     if let Some(leave) = &progress.leave {
         return worker.forget(leave).await;
     }
@@ -161,6 +167,7 @@ struct Worker<'a, G> {
     registry: &'a Registry,
     job: &'a Job,
     progress: &'a Progress,
+    pace: Arc<Pace>,
 }
 
 impl<G: Ground> Worker<'_, G> {
@@ -315,6 +322,10 @@ impl<G: Ground> Worker<'_, G> {
             if ahead && pieces == AHEAD_PIECES {
                 return Ok(None);
             }
+            let paced = ahead && matches!(at, Cursor::Rows { .. });
+            if paced && !self.keep_pace(id).await {
+                return Ok(None);
+            }
             let piece = match next.take() {
                 Some(piece) => piece,
                 None => self.piece(from, id, &at).await?,
@@ -325,6 +336,7 @@ impl<G: Ground> Worker<'_, G> {
                 return Ok(Some(at));
             }
             let behind = piece.next.clone();
+            let bytes: usize = piece.rows.iter().map(|row| row.packed.len()).sum();
             let stage = MoveStep::Stage { id, from: at, piece };
             let start = Instant::now();
             let (reply, read) = match behind {
@@ -339,6 +351,9 @@ impl<G: Ground> Worker<'_, G> {
             if ahead {
                 self.ground.rest(start.elapsed()).await;
             }
+            if let (true, Some(rate)) = (paced, self.bytes_per_second()) {
+                self.pace.copied(id, bytes as u64, rate, self.ground.now_us());
+            }
             next = match read {
                 // Another driver may have been faster.
                 Some(read) if at == behind => Some(read?),
@@ -346,6 +361,21 @@ impl<G: Ground> Worker<'_, G> {
             };
         }
         Ok(None)
+    }
+
+    /// What each of the moves under way may copy in a second.
+    fn bytes_per_second(&self) -> Option<u64> {
+        let rate = self.job.kind.move_options()?.max_bytes_per_second?;
+        Some(rate / self.progress.moving.len().max(1) as u64)
+    }
+
+    /// Waits until the next piece may be copied; tells whether it may.
+    async fn keep_pace(&self, id: MoveId) -> bool {
+        let held = self.pace.held(id, self.ground.now_us());
+        if !held.is_zero() {
+            self.ground.wait(held.min(LONGEST_WAIT)).await;
+        }
+        held <= LONGEST_WAIT
     }
 
     /// Step 6 at the source.

@@ -5,6 +5,7 @@
 //! [`Memory`]; a driver that follows another one measures anew.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_shared::error::{Code, Error};
@@ -15,6 +16,7 @@ use flotilla_shared::registry::{
     Goal, Left, Measure, MoveChange, MoveOptions, Placement, SlotSet, SlotSize, Transfer, total_size,
 };
 
+use super::pace::Pace;
 use super::{Ground, Worker, is_final, odd};
 
 /// Pieces of an index that one attempt makes: other jobs shall not wait for more than a second or so.
@@ -25,7 +27,10 @@ const MEASURE_PIECES: usize = 16;
 
 /// What a driver keeps between attempts. All of it can be found out again.
 #[derive(Default)]
-pub(crate) struct Memory(Option<Known>);
+pub(crate) struct Memory {
+    known: Option<Known>,
+    pub(super) pace: Arc<Pace>,
+}
 
 struct Known {
     job: JobId,
@@ -131,13 +136,13 @@ impl<G: Ground> Worker<'_, G> {
             (Goal::Even { .. }, Goal::Even { .. }) => true,
             (one, other) => one == other,
         };
-        let known = memory.0.take().filter(|known| {
+        let known = memory.known.take().filter(|known| {
             (known.job, known.generation) == (self.job.id, self.progress.generation)
                 && known.placement == placement.id
                 && (known.plan.is_some() || known.set == set)
                 && same_goal(known)
         });
-        let known = memory.0.insert(known.unwrap_or_else(|| Known {
+        let known = memory.known.insert(known.unwrap_or_else(|| Known {
             job: self.job.id,
             generation: self.progress.generation,
             placement: placement.id,

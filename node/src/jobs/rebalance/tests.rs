@@ -317,6 +317,10 @@ impl Ground for Mortal<'_> {
     }
 
     async fn rest(&self, _: Duration) {}
+
+    async fn wait(&self, time: Duration) {
+        self.world.lock().wait(time);
+    }
 }
 
 /// Drivers follow each other until all jobs have ended. Each takes the job that is due, as nodes do.
@@ -332,9 +336,7 @@ async fn drive(world: &World, jobs: &[JobId]) {
             let attempted = attempt(&driver, &mut memory, job.id).await;
             ahead = matches!(attempted, Ok(Attempt::Ahead(_)));
             if let Ok(Attempt::Wait(time)) = attempted {
-                let mut inner = world.lock();
-                inner.clock_us += time.as_micros() as i64;
-                inner.between();
+                world.lock().wait(time);
             }
         }
         let mut inner = world.lock();
