@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
 use super::leaders::{preferred_zone, set_preferred};
-use super::params::{Fields, bad};
+use super::params::{Fields, bad, with_fields};
 use super::placements::table_json;
 use super::replicas::look;
 use crate::Proxy;
@@ -78,7 +78,7 @@ pub async fn job(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, E
 
 /// Takes a node out of the cluster.
 pub async fn remove(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = request.json()?;
+    let body = with_fields(request.json()?, &["node"])?;
     let Options { id, deadline, .. } = Fields::new(&request, Some(&body)).options(proxy, false)?;
     let node = match body.get("node") {
         Some(Json::Number(number)) => number.as_u64().map(NodeId),
@@ -102,7 +102,8 @@ pub async fn remove(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpRespo
 
 /// Makes a new shard, on given nodes or on those that hold the fewest replicas, in as many zones as there are.
 pub async fn create_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = if request.body.is_empty() { json!({}) } else { request.json()? };
+    let fields = ["nodes", "replicas", "preferred_zone"];
+    let body = if request.body.is_empty() { json!({}) } else { with_fields(request.json()?, &fields)? };
     let Options { id, deadline, .. } = Fields::new(&request, Some(&body)).options(proxy, false)?;
     let nodes = listed::<NodeId>(&body, "nodes", |json| json.as_u64().map(NodeId))?;
     let zone = preferred_zone(&body)?.flatten();
@@ -137,7 +138,7 @@ pub async fn create_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<Htt
 
 /// Gives a node replicas of more groups.
 pub async fn join(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = request.json()?;
+    let body = with_fields(request.json()?, &["node", "groups"])?;
     let Options { id, deadline, .. } = Fields::new(&request, Some(&body)).options(proxy, false)?;
     let node = body["node"].as_u64().map(NodeId).ok_or_else(|| {
         bad("`node` is the id of a node that is up")

@@ -24,6 +24,24 @@ pub fn bad(message: impl Into<String>) -> Error {
     Error::new(Code::BadRequest, message)
 }
 
+/// Fields that any call that changes the cluster may have.
+const COMMON: &[&str] = &["timeout", "wait", "auto_route"];
+
+/// The body of a call that changes the cluster, if it is an object with no other fields than these and
+/// [`COMMON`] ones: whoever misspells `dry_run` must not find the thing done.
+pub fn with_fields(body: Json, fields: &[&str]) -> Result<Json, Error> {
+    let Json::Object(map) = &body else {
+        return Err(bad("the body is not an object").hint("send {\"name\": value, …}"));
+    };
+    match map.keys().find(|name| !fields.contains(&name.as_str()) && !COMMON.contains(&name.as_str())) {
+        None => Ok(body),
+        Some(unknown) => {
+            let known: Vec<String> = fields.iter().map(|name| format!("`{name}`")).collect();
+            Err(bad(format!("`{unknown}` is not known here")).hint(format!("this call takes {}", known.join(", "))))
+        }
+    }
+}
+
 /// A request's parameters, and the fields of its body where it is an object.
 pub struct Fields<'a> {
     request: &'a HttpRequest,
@@ -146,6 +164,22 @@ pub fn required<'a>(body: &'a Json, name: &str) -> Result<&'a str, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A field that the call does not know is refused by name, and so is what has no fields.
+    #[test]
+    fn unknown_fields() {
+        use serde_json::json;
+        let fields = &["node", "dry_run"];
+        assert!(with_fields(json!({ "node": 1, "wait": true }), fields).is_ok());
+        let error = with_fields(json!({ "node": 1, "dryrun": true }), fields).unwrap_err();
+        assert_eq!(
+            (error.message.as_str(), error.hint.as_str()),
+            ("`dryrun` is not known here", "this call takes `node`, `dry_run`")
+        );
+        for body in [json!([]), json!(7), json!(null)] {
+            assert_eq!(with_fields(body, fields).unwrap_err().code, Code::BadRequest);
+        }
+    }
 
     /// Times have units, and nonsense is refused.
     #[test]

@@ -19,18 +19,21 @@ use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
 use super::leaders::group_in;
-use super::params::{Fields, bad, required};
+use super::params::{Fields, bad, required, with_fields};
 use super::placements::{shard_id, table_json};
 use super::tables::known_table;
 use crate::Proxy;
 use crate::execute::Options;
+
+/// Fields that say how slots shall move.
+pub(super) const MOVES: &[&str] = &["by", "weights", "max_bytes_per_second", "max_parallel", "dry_run"];
 
 /// How long a request that starts a rebalancing by rows or bytes looks whether there is anything to do.
 const MEASURED_AT_ONCE: Duration = Duration::from_secs(2);
 
 /// Spreads a table's slots evenly over its shards, and those of the tables that are colocated with it.
 pub async fn rebalance(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = request.json()?;
+    let body = with_fields(request.json()?, &[&["table_name"], MOVES].concat())?;
     let asked = Asked::new(proxy, &request, &body)?;
     let registry = asked.registry(proxy).await?;
     let table = known_table(&registry, required(&body, "table_name")?)?;
@@ -74,7 +77,7 @@ pub async fn rebalance(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpRe
 
 /// Takes a table, and those colocated with it, off a shard.
 pub async fn remove_from_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = request.json()?;
+    let body = with_fields(request.json()?, &[&["table_name", "shard_id"], MOVES].concat())?;
     let asked = Asked::new(proxy, &request, &body)?;
     let registry = asked.registry(proxy).await?;
     let table = known_table(&registry, required(&body, "table_name")?)?;
@@ -84,6 +87,9 @@ pub async fn remove_from_shard(proxy: &Proxy, mut request: HttpRequest) -> Resul
         return Err(Error::new(Code::CannotLeave, format!("{} lives whole on its home shard", table.name))
             .hint("POST /table/register shards it"));
     };
+    if !registry.groups.contains_key(&shard) && !registry.is_gone(shard) {
+        return Err(Error::new(Code::NoSuchObject, format!("there is no {shard}")).hint("GET /shard lists the shards"));
+    }
     if !placement.shards.contains(&shard) {
         let gone = json!({ "state": "done", "already_gone": true, "table": table_json(&registry, table) });
         return Ok(http::json(200, &gone));
@@ -105,7 +111,7 @@ pub async fn remove_from_shard(proxy: &Proxy, mut request: HttpRequest) -> Resul
 
 /// Takes all tables off a shard, then the shard out of the cluster.
 pub async fn remove_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = if request.body.is_empty() { json!({}) } else { request.json()? };
+    let body = if request.body.is_empty() { json!({}) } else { with_fields(request.json()?, MOVES)? };
     let asked = Asked::new(proxy, &request, &body)?;
     let registry = asked.registry(proxy).await?;
     let shard = group_in(&request.path, "/remove", &registry)?;

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::cluster::{known_nodes, listed};
 use super::leaders::group_in;
-use super::params::{Fields, bad};
+use super::params::{Fields, bad, with_fields};
 use crate::Proxy;
 
 /// Shortest and longest time that a new replica may be allowed to stand still.
@@ -60,7 +60,8 @@ pub(super) fn patience_ms(fields: &Fields<'_>) -> Result<u64, Error> {
 
 /// Adds, promotes, replaces and removes replicas of a group, which may be `meta`, in this order.
 pub async fn change(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = request.json()?;
+    let fields = ["add", "add_readers", "promote", "replace", "remove", "dry_run", "patience"];
+    let body = with_fields(request.json()?, &fields)?;
     let fields = Fields::new(&request, Some(&body));
     let options = fields.options(proxy, false)?;
     let (dry_run, patience_ms) = (fields.flag("dry_run")?.unwrap_or(false), patience_ms(&fields)?);
@@ -139,7 +140,8 @@ async fn node_in(
 
 /// Moves leaders and replicas off a node. It gets no new ones until it is undrained.
 pub async fn drain(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = if request.body.is_empty() { json!({}) } else { request.json()? };
+    let fields = ["dry_run", "patience"];
+    let body = if request.body.is_empty() { json!({}) } else { with_fields(request.json()?, &fields)? };
     let fields = Fields::new(&request, Some(&body));
     let options = fields.options(proxy, false)?;
     let (dry_run, patience_ms) = (fields.flag("dry_run")?.unwrap_or(false), patience_ms(&fields)?);

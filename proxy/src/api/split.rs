@@ -13,15 +13,16 @@ use flotilla_shared::registry::{
 use flotilla_shared::value::Value;
 use serde_json::{Value as Json, json};
 
-use super::params::{bad, required};
+use super::params::{Fields, bad, required, with_fields};
 use super::placements::{keys, points_json, shard_id};
-use super::rebalance::{Asked, measure, plan_json, spread, under_way};
+use super::rebalance::{Asked, MOVES, measure, plan_json, spread, under_way};
 use super::tables::known_table;
 use crate::Proxy;
 
 /// What `values` or `at` say.
 pub async fn split(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = request.json()?;
+    let fields = [&["table_name", "values", "to", "default", "at"], MOVES].concat();
+    let body = with_fields(request.json()?, &fields)?;
     let asked = Asked::new(proxy, &request, &body)?;
     let registry = asked.registry(proxy).await?;
     let table = known_table(&registry, required(&body, "table_name")?)?;
@@ -39,7 +40,7 @@ pub async fn split(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpRespon
     }
     let to = shard_id(required(&body, "to")?)?;
     registry.takes(placement, &table.name, to)?;
-    let default = body.get("default").and_then(Json::as_bool).unwrap_or(false);
+    let default = Fields::new(&request, Some(&body)).flag("default")?.unwrap_or(false);
     let values = match body.get("values") {
         None if default => vec![],
         values => keys("values", values)?,

@@ -11,7 +11,7 @@ use flotilla_shared::wire::{Level, Read, Request, Response, Statement};
 use futures::StreamExt;
 use serde_json::{Value as Json, json};
 
-use super::params::{Fields, bad, required};
+use super::params::{Fields, bad, required, with_fields};
 use super::placements::{columns_json, registration, shard_id, shard_json, table_json};
 use crate::Proxy;
 use crate::execute::send::MAX_FAN_OUT;
@@ -19,7 +19,18 @@ use crate::plan::split::quote;
 
 /// Shards a table.
 pub async fn register(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = request.json()?;
+    let fields = [
+        "table_name",
+        "shard_key",
+        "shard_func",
+        "split_points",
+        "values",
+        "default",
+        "shards",
+        "colocate_with",
+        "nullable",
+    ];
+    let body = with_fields(request.json()?, &fields)?;
     let fields = Fields::new(&request, Some(&body));
     let options = fields.options(proxy, false)?;
     let wait = fields.flag("wait")?.unwrap_or(true);
@@ -90,7 +101,7 @@ fn registered_already(registry: &Registry, table: &Table, wanted: &Registration)
 
 /// Lets a shard hold a table.
 pub async fn add_to_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = request.json()?;
+    let body = with_fields(request.json()?, &["table_name", "shard_id"])?;
     let fields = Fields::new(&request, Some(&body));
     let options = fields.options(proxy, false)?;
     let wait = fields.flag("wait")?.unwrap_or(true);
