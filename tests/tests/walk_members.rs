@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use flotilla_shared::client::Cluster as Nodes;
+use flotilla_shared::wire::{MemberChange, Request, Response};
 use flotilla_tests::harness::cluster::process_ready;
 use flotilla_tests::harness::wait::PATIENCE;
 use flotilla_tests::harness::walk::{Pauses, chosen};
@@ -196,8 +198,27 @@ impl Walk {
         }
     }
 
+    /// Who votes in each group, and who only follows, by the group itself: whom the registry lists, and nobody else.
+    async fn check_groups(&self) {
+        let registry = self.cluster.registry().await;
+        let nodes = Nodes::new(self.cluster.nodes.iter().map(|node| node.raft.clone()).collect());
+        for (group, replicas) in &registry.groups {
+            let request = Request::Membership { group: *group, change: MemberChange::Look };
+            let members = match nodes.call(*group, request, tokio::time::Instant::now() + PATIENCE).await {
+                Ok(Response::Members(members)) => members,
+                other => panic!("{group}: {other:?}"),
+            };
+            let listed = |votes| replicas.iter().filter(move |info| info.votes == votes).map(|info| info.replica);
+            let (voters, learners): (BTreeSet<_>, BTreeSet<_>) = (listed(true).collect(), listed(false).collect());
+            assert_eq!(members.voters.iter().copied().collect::<BTreeSet<_>>(), voters, "voters of {group}");
+            let follow: BTreeSet<_> = members.learners.iter().map(|(replica, _)| *replica).collect();
+            assert_eq!(follow, learners, "learners of {group}");
+        }
+    }
+
     /// Waits until each node hosts what the registry says, and nothing else.
     async fn at_rest(&mut self) {
+        self.check_groups().await;
         eventually("nodes host what the registry says", PATIENCE, async || {
             let holders = self.holders().await;
             for node in &self.cluster.nodes {
