@@ -121,6 +121,8 @@ async fn a_hot_range_is_split() {
         ("/execute", insert(301)),
         ("/execute?allow_partial=true", insert(302)),
         ("/execute", both),
+        // All of its rows move.
+        ("/execute", json!({ "query": "UPDATE marks SET n = n + 1000000 WHERE id = 595" })),
     ];
     let mut answers = vec![];
     for (n, (path, body)) in requests.iter().enumerate() {
@@ -201,7 +203,7 @@ async fn a_hot_range_is_split() {
     );
     assert_eq!(report.failed, 0, "no request failed");
     let sums = admin.rows("SELECT count(*), sum(n) FROM marks", json!([])).await;
-    assert_eq!(sums, [[json!(COUNT), json!(written + 6_000_000)]], "each write once");
+    assert_eq!(sums, [[json!(COUNT), json!(written + 7_000_000)]], "each write once");
     let mut healed = Session::new([old[0].http.clone()]);
     eventually("the proxy has heard of everything", PATIENCE, async || {
         let points = split_points(&mut healed).await;
