@@ -1,6 +1,9 @@
 //! Whatever is wrong with a request, the answer is an error with a code and a way out, every process
 //! stays up, and nothing has changed.
 
+#[path = "bad_input/changes.rs"]
+mod changes;
+
 use flotilla_tests::harness::wait::PATIENCE;
 use flotilla_tests::harness::{Client, Cluster, Layout, Reply, eventually};
 use serde_json::{Value as Json, json};
@@ -397,7 +400,16 @@ async fn bad_input_changes_nothing() {
 
     let mut wrong = vec![];
     let proxy = cluster.proxies[0].http.clone();
-    for cases in [bodies(), arguments(), statements(), deep_statements(), options(), paths()] {
+    for cases in [
+        bodies(),
+        arguments(),
+        statements(),
+        deep_statements(),
+        options(),
+        paths(),
+        changes::moves(),
+        changes::members(),
+    ] {
         run(&proxy, cases, &mut wrong).await;
         assert!(cluster.proxies[0].process.is_running(), "the proxy has ended; until then: {wrong:#?}");
     }
@@ -405,7 +417,7 @@ async fn bad_input_changes_nothing() {
     let mut after = cluster.contents().await;
     let meta = flotilla_shared::ids::META;
     after.insert(meta, before[&meta]);
-    assert_eq!(before, after);
+    assert_eq!(before, after, "{wrong:#?}");
 
     let rows_before = dump(&cluster).await;
     run(&proxy, at_the_shard(), &mut wrong).await;
