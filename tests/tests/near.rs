@@ -184,7 +184,7 @@ async fn an_old_replica_is_passed_over() {
 /// by none of the plans that were made after it as the table before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_behind_never_answer_twice() {
-    const ROWS: i64 = 3000;
+    const ROWS: i64 = 1200;
     let cluster = Cluster::start(Layout { shards: 2, relays: true, ..Layout::default() }).await;
     let mut session = cluster.session();
     session.post("/leaders", json!({ "balance": false })).await;
@@ -200,7 +200,7 @@ async fn replicas_behind_never_answer_twice() {
     }
     let leaders = [cluster.leader("shard1").await, cluster.leader("shard2").await];
     let behind = (0..3).find(|node| !leaders.contains(node)).unwrap();
-    let delay = Duration::from_millis(120);
+    let delay = Duration::from_millis(400);
     cluster.nodes[behind].relay.as_ref().unwrap().delay(delay, Duration::ZERO);
 
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -220,7 +220,7 @@ async fn replicas_behind_never_answer_twice() {
         })
     })
     .collect();
-    for to in ["shard2", "shard1", "shard2", "shard1"] {
+    for to in ["shard2", "shard1"] {
         run(&mut session, "/table/split", json!({ "table_name": "t", "values": ["a", "b"], "to": to })).await;
     }
     stop.store(true, Ordering::Relaxed);
@@ -228,7 +228,7 @@ async fn replicas_behind_never_answer_twice() {
         reader.await.unwrap();
     }
     println!("{} reads of level none while slots moved", done.load(Ordering::Relaxed));
-    for n in 0..20 {
+    for n in 0..4 {
         let sql = format!("ALTER TABLE t ADD COLUMN c{n} DEFAULT {n}");
         session.insist("/execute", &json!({ "query": sql }), Some(&sql)).await;
         let row = read(session.client(), "level=none", "SELECT * FROM t WHERE area = 'c' AND n = 1").await;
