@@ -107,6 +107,16 @@ impl Shard {
         }
     }
 
+    /// Takes a step as often as it takes: rows go in chunks.
+    fn whole(&mut self, step: &MoveStep) -> MoveReply {
+        loop {
+            match self.step(step).unwrap_or_else(|error| panic!("{step:?}: {error}")) {
+                MoveReply::Released { done: false, .. } | MoveReply::Activating | MoveReply::Cancelling => (),
+                reply => return reply,
+            }
+        }
+    }
+
     pub(super) fn ask(&self, query: &MoveQuery) -> Result<MoveAnswer, Error> {
         self.replicas[0].handle().answer(query)
     }
@@ -250,8 +260,11 @@ fn carry_while(source: &mut Shard, target: &mut Shard, id: u64, moved: &SlotSet,
     assert_eq!(stage_all(source, target, id.0, moved, again), Cursor::End);
     let compared = content(source, id);
     assert_eq!(compared, content(target, id));
-    let rows = released(&step(source, MoveStep::Release { id, content: compared }, again));
+    let release = MoveStep::Release { id, content: compared };
+    let rows = released(&step(source, release.clone(), again));
+    source.whole(&release);
     step(target, MoveStep::Activate { id, rows }, again);
+    target.whole(&MoveStep::Activate { id, rows });
 }
 
 fn carry(source: &mut Shard, target: &mut Shard, id: u64, moved: &SlotSet, again: bool) {
@@ -427,7 +440,7 @@ fn a_flipped_byte_is_noticed() {
     assert_eq!((ours.slot, ours.rows, ours.bytes), (theirs.slot, theirs.rows, theirs.bytes), "but for one byte");
     assert_eq!(source.rows(), before);
     for shard in [&mut source, &mut target] {
-        assert_eq!(shard.step(&MoveStep::Cancel { id }).unwrap(), MoveReply::Cancelled);
+        assert_eq!(shard.whole(&MoveStep::Cancel { id }), MoveReply::Cancelled);
         shard.check();
     }
     assert_eq!(target.value("SELECT count(*) FROM bare"), Value::Integer(0));
@@ -462,7 +475,7 @@ fn what_is_in_the_way_is_found_before() {
     assert_eq!(target.step(&MoveStep::Activate { id, rows: 1 }).unwrap_err().code, Code::MoveMismatch);
     for shard in [&mut source, &mut target] {
         shard.check();
-        assert_eq!(shard.step(&MoveStep::Cancel { id }).unwrap(), MoveReply::Cancelled);
+        assert_eq!(shard.whole(&MoveStep::Cancel { id }), MoveReply::Cancelled);
     }
     assert_eq!(target.rows(), Vec::<String>::new());
     carry(&mut source, &mut target, 2, &moved, false);

@@ -142,9 +142,8 @@ fn copied_by_chance(seed: u64) {
     assert_eq!(compared.differs(&content(&target, id)), None);
     assert_eq!(compared, content(&target, id));
     let release = MoveStep::Release { id, content: compared };
-    let rows = released(&source.step(&release).unwrap());
-    while !matches!(source.step(&release).unwrap(), MoveReply::Released { done: true, .. }) {}
-    while target.step(&MoveStep::Activate { id, rows }).unwrap() == MoveReply::Activating {}
+    let rows = released(&source.whole(&release));
+    target.whole(&MoveStep::Activate { id, rows });
     let (left, arrived) = (wide_rows(&source), wide_rows(&target));
     let mut all = [left, arrived].concat();
     all.sort();
