@@ -173,7 +173,7 @@ impl<C: Consensus> RaftStateMachine<C> for StateMachine<C> {
             let (writes, begun) = (self.handle.count_proposed(waited_for), Instant::now());
             let outcomes = block(self.handle.store.executor(), || {
                 let mut machine = self.handle.lock();
-                self.handle.store.truncate_wal(machine.db())?;
+                self.handle.store.restart_wal(machine.db())?;
                 let outcomes = machine.apply(&entries)?;
                 self.handle.publish(&machine);
                 io::Result::Ok(outcomes)

@@ -21,11 +21,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use flotilla_shared::ids::SchemaVersion;
+use rusqlite::hooks::Wal;
 use rusqlite::{Connection, OpenFlags, ffi};
 use serde::{Deserialize, Serialize};
 
 use super::generations::{
-    check_generations, generation_path, read_current, remove_other_generations, sync_folder, wal_path, write_current,
+    check_generations, generation_path, read_current, remove_other_generations, sync_folder, write_current,
 };
 use super::reads::ReadPool;
 use super::{slot_function, vfs, world};
@@ -34,10 +35,19 @@ use crate::consensus::{LogId, StoredMembership};
 /// Prepared statements kept per connection.
 const STATEMENT_CACHE: usize = 256;
 
-/// Bytes of WAL after which it is moved into the database file, in the background.
-const CHECKPOINT_BYTES: u64 = 32 << 20;
+/// Bytes of WAL after which they are moved into the database file, in the background. Little enough that a
+/// sync of the log, on the same disk, does not wait for long behind that of the database.
+const CHECKPOINT_BYTES: u64 = 8 << 20;
 
-/// How long apply waits for reads under way, once for every [`CHECKPOINT_BYTES`], so that the WAL can
+/// Bytes of WAL after which it starts over. For that apply waits for the disk, so not too often; its file keeps
+/// this size.
+const RESTART_BYTES: u64 = 64 << 20;
+
+/// Checkpoints in the background before that, each of what was written during the one before: so apply waits for a
+/// little only.
+const CLOSING_PASSES: usize = 3;
+
+/// How long apply waits for reads under way, once for every [`RESTART_BYTES`], so that the WAL can
 /// start over. Reads that begin meanwhile do not count; without any wait, reads that never pause keep
 /// the WAL growing.
 const RESTART_WAIT: Duration = Duration::from_millis(50);
@@ -159,9 +169,11 @@ pub struct Store {
     pool: RwLock<Arc<ReadPool>>,
     durable: Mutex<Applied>,
     checkpointing: AtomicBool,
-    /// The WAL has been moved into the database but for its latest frames.
-    truncate_due: AtomicBool,
-    /// Size of the WAL at which the next checkpoint starts.
+    /// The WAL is long, and has been moved into the database but for its latest frames.
+    restart_due: AtomicBool,
+    /// Size of the WAL, from where it started over.
+    wal_bytes: Arc<AtomicU64>,
+    /// At which the next checkpoint starts.
     next_checkpoint_bytes: AtomicU64,
     /// Held while files are synced or replaced, so that neither happens to files that are gone.
     files: Mutex<()>,
@@ -188,7 +200,8 @@ impl Store {
             pool: RwLock::new(Arc::new(ReadPool::new(path, readers))),
             durable: Mutex::default(),
             checkpointing: AtomicBool::new(false),
-            truncate_due: AtomicBool::new(false),
+            restart_due: AtomicBool::new(false),
+            wal_bytes: Arc::default(),
             next_checkpoint_bytes: AtomicU64::new(CHECKPOINT_BYTES),
             files: Mutex::default(),
         });
@@ -229,6 +242,12 @@ impl Store {
             db.pragma_update(None, "trusted_schema", false)?;
             db.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
             db.busy_timeout(BUSY_TIMEOUT)?;
+            let (wal_bytes, frame_bytes) = (Arc::clone(&self.wal_bytes), frame_bytes(&db)?);
+            // After the setting above, which takes the hook for itself.
+            db.wal_hook(Some(move |_: &mut Wal, frames: c_int| {
+                wal_bytes.store(u64::from(frames.unsigned_abs()) * frame_bytes, Ordering::Release);
+                Ok(())
+            }))?;
             db.execute_batch(SCHEMA)?;
             world::install(&mut db)?;
             slot_function::install(&db)?;
@@ -283,44 +302,54 @@ impl Store {
         Ok(noted)
     }
 
+    /// Bytes that the WAL holds since it started over.
+    pub fn wal_bytes(&self) -> u64 {
+        self.wal_bytes.load(Ordering::Acquire)
+    }
+
     /// Keeps the WAL from growing. Moving it into the database runs in the background and holds up
     /// nobody; but under steady writes that never catches up with the last frames, without which
-    /// SQLite cannot start the WAL over. The few that are left are moved by [`Self::truncate_wal`].
+    /// SQLite cannot start the WAL over. The few that are left are moved by [`Self::restart_wal`].
     pub fn check_wal(self: &Arc<Self>) {
-        let Ok(wal) = fs::metadata(wal_path(&self.path())) else { return };
         let due = self.next_checkpoint_bytes.load(Ordering::Acquire);
-        if wal.len() < due || self.checkpointing.swap(true, Ordering::AcqRel) {
+        if self.wal_bytes() < due || self.checkpointing.swap(true, Ordering::AcqRel) {
             return;
         }
         let store = Arc::clone(self);
         self.executor.spawn(Box::new(move || {
-            match store.make_durable() {
-                Ok(_) => store.truncate_due.store(true, Ordering::Release),
+            let restart = store.wal_bytes() >= RESTART_BYTES;
+            let passes = if restart { 1 + CLOSING_PASSES } else { 1 };
+            match (0..passes).try_for_each(|_| store.make_durable().map(drop)) {
+                Ok(()) if restart => store.restart_due.store(true, Ordering::Release),
+                Ok(()) => (),
                 Err(error) => tracing::warn!(%error, "a checkpoint failed; the WAL grows until the next one"),
             }
             // Should readers keep the WAL in use, there is another try after as much again.
-            store.next_checkpoint_bytes.store(wal.len() + CHECKPOINT_BYTES, Ordering::Release);
+            store.next_checkpoint_bytes.store(store.wal_bytes() + CHECKPOINT_BYTES, Ordering::Release);
             store.checkpointing.store(false, Ordering::Release);
         }));
     }
 
-    /// Between two batches, on the connection that writes: moves what is left of the WAL and empties
-    /// it, unless a reader still uses it.
+    /// Between two batches, on the connection that writes: moves what is left of the WAL, so that the next
+    /// write starts it over, unless a reader still uses it.
     ///
     /// # Errors
     /// What the disk or SQLite says.
-    pub fn truncate_wal(&self, db: &Connection) -> io::Result<()> {
-        if !self.truncate_due.swap(false, Ordering::AcqRel) {
+    pub fn restart_wal(&self, db: &Connection) -> io::Result<()> {
+        if !self.restart_due.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        let long = fs::metadata(wal_path(&self.path())).is_ok_and(|wal| wal.len() >= LONG_WAL_BYTES);
-        let truncate = || -> rusqlite::Result<bool> {
+        let long = self.wal_bytes() >= LONG_WAL_BYTES;
+        let restart = || -> rusqlite::Result<bool> {
             db.busy_timeout(if long { LONG_WAL_WAIT } else { RESTART_WAIT })?;
-            let busy = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+            // To cut the file off takes as long as it is large.
+            let sql = if long { "PRAGMA wal_checkpoint(TRUNCATE)" } else { "PRAGMA wal_checkpoint(RESTART)" };
+            let busy = db.query_row(sql, [], |row| row.get(0));
             db.busy_timeout(BUSY_TIMEOUT)?;
             busy
         };
-        if !truncate().map_err(storage)? {
+        if !restart().map_err(storage)? {
+            self.wal_bytes.store(0, Ordering::Release);
             self.next_checkpoint_bytes.store(CHECKPOINT_BYTES, Ordering::Release);
         }
         Ok(())
@@ -351,12 +380,20 @@ impl Store {
         self.generation.store(next, Ordering::Release);
         let readers = self.readers().size();
         *self.pool.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ReadPool::new(path, readers));
+        self.wal_bytes.store(0, Ordering::Release);
         self.next_checkpoint_bytes.store(CHECKPOINT_BYTES, Ordering::Release);
         let db = self.connect()?;
         *self.durable.lock().unwrap_or_else(PoisonError::into_inner) = Applied::load(&db).map_err(storage)?;
         remove_other_generations(&self.folder, next)?;
         Ok(db)
     }
+}
+
+/// What a page takes in the WAL.
+fn frame_bytes(db: &Connection) -> rusqlite::Result<u64> {
+    const FRAME_HEADER_BYTES: u64 = 24;
+    let page_bytes: i64 = db.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+    Ok(page_bytes.unsigned_abs() + FRAME_HEADER_BYTES)
 }
 
 /// An error of SQLite outside of a client's statement: the replica must stop.
