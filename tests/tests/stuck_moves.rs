@@ -64,7 +64,14 @@ async fn a_move_that_is_stuck_is_cancelled_and_paused() {
         let step = job["step"].as_str().unwrap_or_default();
         assert!(job["state"] == "running" && step.ends_with("to shard3"), "{job}");
         load.progress(50, 1).await;
+        let before = pauses.times("before-cancel");
         wish(&cluster, &id, asked).await;
+        // An attempt that began before would go on as soon as the target answers, to the end of its move.
+        eventually("the driver gives the move up", PATIENCE, async || match pauses.times("before-cancel") {
+            now if now > before => Ok(()),
+            now => Err(format!("{now} tries")),
+        })
+        .await;
         load.progress(50, 1).await;
         assert!(!pauses.passed().contains("before-freeze"), "nothing was frozen");
         cluster.nodes[fourth].process.signal(Signal::CONT);

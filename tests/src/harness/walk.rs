@@ -67,8 +67,16 @@ impl Pauses {
 
     /// Places that drivers have come to.
     pub fn passed(&self) -> BTreeSet<String> {
-        let text = fs::read_to_string(self.0.path().join("passed")).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
+        self.written().lines().map(str::to_owned).collect()
+    }
+
+    /// How often drivers have come to a place.
+    pub fn times(&self, place: &str) -> usize {
+        self.written().lines().filter(|passed| *passed == place).count()
+    }
+
+    fn written(&self) -> String {
+        fs::read_to_string(self.0.path().join("passed")).unwrap_or_default()
     }
 }
 
