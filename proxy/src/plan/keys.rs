@@ -87,19 +87,11 @@ pub fn merge_claims(claims: Vec<Claim>) -> Vec<Claim> {
     let mut merged: Vec<Claim> = Vec::new();
     for claim in claims {
         match merged.iter_mut().find(|known| known.placement == claim.placement) {
-            Some(known) => known.slots = union(known.slots.take(), claim.slots),
+            Some(known) => known.slots = known.slots.take().zip(claim.slots).map(|(ours, theirs)| ours.union(&theirs)),
             None => merged.push(claim),
         }
     }
     merged
-}
-
-fn union(a: Option<SlotSet>, b: Option<SlotSet>) -> Option<SlotSet> {
-    let slots = |set: SlotSet| {
-        let ranges: Vec<_> = set.ranges().to_vec();
-        ranges.into_iter().flat_map(|range| (range.first.0..=range.last.0).map(Slot))
-    };
-    Some(slots(a?).chain(slots(b?)).collect())
 }
 
 /// The map at hand is too old.

@@ -173,6 +173,32 @@ fn a_result_outlives_a_fence() {
     }
 }
 
+/// A result that takes the place of a fence is about the fence's slots, too: where these go, the write that the fence
+/// kept off must still not take effect.
+#[test]
+fn a_result_goes_where_its_fence_would() {
+    let placement = PlacementId(2);
+    let one = |slot: u16, result: &WriteResult| {
+        let slots = Some(SlotSet::range(Slot(slot), Slot(slot)));
+        let route = Route { schema: SchemaVersion(0), claims: vec![Claim { placement, epoch: Epoch(1), slots }] };
+        let mut requests = Requests::default();
+        requests.remember_for(Some(&route), RequestId(1), 5, result);
+        requests
+    };
+    let goes = |from: &Requests, slot| from.of_slots(placement, &SlotSet::range(Slot(slot), Slot(slot)), 0, 1 << 20).0;
+    let (fence, applied) = (one(1, &Ok(vec![])), one(2, &result(7)));
+    for (here, comes, slot) in [(&fence, &applied, 2), (&applied, &fence, 1)] {
+        let mut both = Requests::default();
+        both.adopt(6, &[goes(here, 1), goes(here, 2)].concat()).unwrap();
+        both.adopt(6, &goes(comes, slot)).unwrap();
+        for slot in [1, 2] {
+            let mut third = Requests::default();
+            third.adopt(7, &goes(&both, slot)).unwrap();
+            assert_eq!(third.find(RequestId(1)), Some(result(7)), "slot {slot}");
+        }
+    }
+}
+
 /// The id of a write of many slots goes along with each of them, piece by piece; where pieces meet, it is about
 /// all of them, also after a restart, and a batch that is given up leaves it as it was.
 #[test]
