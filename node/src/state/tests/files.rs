@@ -287,6 +287,32 @@ fn the_wal_does_not_grow() {
     assert_eq!(shrank, ENOUGH, "after {ROUNDS} rounds of about 2 MB");
 }
 
+/// A reader that stays keeps the WAL from starting over, and what it keeps is not forgotten; the WAL starts over soon
+/// after it has gone.
+#[test]
+fn a_reader_keeps_the_wal() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, db) = Store::open(folder.path(), Arc::new(Inline), 1).unwrap();
+    let handle = StateHandle::open(Arc::clone(&store), db, SHARD).unwrap();
+    let mut log = Log::new();
+    let entries = [log.schema(1, TABLE), insert(&mut log, 500)];
+    handle.lock().apply(&entries).unwrap();
+    let reader = rusqlite::Connection::open(store.path()).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM t").unwrap();
+    // About 2 MB each.
+    let mut round = || {
+        let (machine, before) = (&mut handle.lock(), store.wal_bytes());
+        store.restart_wal(machine.db()).unwrap();
+        let started_over = store.wal_bytes() < before;
+        machine.apply(&[log.writes(&["UPDATE t SET v = randomblob(4000)"])]).unwrap();
+        store.check_wal();
+        started_over
+    };
+    assert!(!(0..50).any(|_| round()), "the reader is still there");
+    drop(reader);
+    assert!((0..10).any(|_| round()), "{} bytes", store.wal_bytes());
+}
+
 /// Another process that opens the database and closes it again while a checkpoint has run does not take
 /// it for abandoned: it would delete the WAL that is in use.
 #[test]
