@@ -6,6 +6,9 @@
 //! jumps ahead must not make the group forget what was just applied. Both limits are computed entry by entry from the log alone, not from batches,
 //! whose borders differ between replicas; rows are only deleted later, once nothing in them counts
 //! any more. Results take [`MAX_KEPT_BYTES`] together: beyond, an id is remembered without its rows.
+//!
+//! What a write touched goes along with the slots that move. A shard that gets another piece of a write that it
+//! remembers widens what it remembers; the piece has a row of its own, so that no batch is written anew.
 
 mod touched;
 
