@@ -257,10 +257,10 @@ impl<P: Proof> Rounds<P> {
 }
 
 fn run(store: &Arc<Store>, stages: &NodeStages, reads: Vec<Pending>) {
-    for pending in reads {
-        let begun = Instant::now();
+    let mut begun = Instant::now();
+    let give = |pending: Pending, rows: Result<Rows, Error>| {
         stages.observe(Stage::Confirm, begun - pending.arrived);
-        match store.readers().read(&pending.read, Duration::ZERO) {
+        match rows {
             Err(error) if error.code == Code::Timeout => {
                 let (store, stages) = (Arc::clone(store), stages.clone());
                 tokio::spawn(async move {
@@ -271,11 +271,14 @@ fn run(store: &Arc<Store>, stages: &NodeStages, reads: Vec<Pending>) {
                 });
             }
             rows => {
-                stages.observe(Stage::Read, begun.elapsed());
+                let ended = Instant::now();
+                stages.observe(Stage::Read, ended - begun);
+                begun = ended;
                 pending.reply.send_now(encoded(&rows.map(Response::Rows)));
             }
         }
-    }
+    };
+    store.readers().read_each(reads, |pending| &pending.read, Duration::ZERO, give);
 }
 
 /// Queues a read whose rows go to `reply`.

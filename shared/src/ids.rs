@@ -128,14 +128,12 @@ impl TryFrom<String> for GroupId {
 pub struct RequestId(pub u128);
 
 impl RequestId {
-    /// A fresh id from the operating system's randomness.
+    /// A fresh id, from a generator that the operating system seeds.
     ///
     /// # Panics
     /// When the operating system has no randomness to give; nothing safe could be done then.
     pub fn random() -> Self {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).expect("the operating system gives randomness");
-        Self(u128::from_le_bytes(bytes))
+        Self(rand::random())
     }
 
     /// The id that a client's `Idempotency-Key` stands for.

@@ -4,6 +4,7 @@
 //! read transaction, so that what they read and what was checked are of one moment.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{Epoch, PlacementId, SchemaVersion, Slot};
@@ -12,6 +13,7 @@ use flotilla_shared::wire::{Claim, Level, Route};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::moves::Moves;
+use super::store::Applied;
 
 /// What a shard owns of one placement.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,25 +68,61 @@ impl Ownership {
     }
 }
 
-/// The same check for a read, against the tables as its transaction sees them.
-///
-/// # Errors
-/// [`Code::StaleRoute`], or what SQLite says.
-pub fn check_read(db: &Connection, schema: SchemaVersion, route: &Route, level: Level) -> Result<(), Error> {
-    check_schema(schema, route)?;
-    // The registry learns of a move when the leader has none of the rows any more; other replicas may have some.
-    if level == Level::None && route.claims.iter().any(|claim| claim.slots.is_none()) {
-        let moves = Moves::load(db).map_err(|error| Error::new(Code::Storage, error.to_string()))?;
-        moves.check_left_over(route)?;
+/// The law as one read transaction sees it: the tables are asked once for what several reads rely on.
+pub struct Seen<'db> {
+    db: &'db Connection,
+    schema: SchemaVersion,
+    owned: HashMap<PlacementId, Option<Owned>>,
+    moves: Option<Moves>,
+}
+
+impl<'db> Seen<'db> {
+    /// The law in the transaction that `db` is in.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn load(db: &'db Connection) -> rusqlite::Result<Self> {
+        Ok(Self { db, schema: Applied::load(db)?.schema, owned: HashMap::new(), moves: None })
     }
-    for claim in &route.claims {
-        let owned = db
-            .prepare_cached("SELECT epoch, slots FROM _flotilla_ownership WHERE placement = ?1")
-            .and_then(|mut query| query.query_row([claim.placement.0], |row| owned(row, 0)).optional())
-            .map_err(|error| Error::new(Code::Storage, error.to_string()))?;
-        check_claim(owned.as_ref(), claim)?;
+
+    /// Does everything that a read's plan relies on hold here?
+    ///
+    /// # Errors
+    /// [`Code::StaleRoute`], or what SQLite says.
+    pub fn check(&mut self, route: &Route, level: Level) -> Result<(), Error> {
+        check_schema(self.schema, route)?;
+        // The registry learns of a move when the leader has none of the rows any more; other replicas may have some.
+        if level == Level::None && route.claims.iter().any(|claim| claim.slots.is_none()) {
+            self.moves().map_err(storage)?.check_left_over(route)?;
+        }
+        for claim in &route.claims {
+            check_claim(self.owned(claim.placement).map_err(storage)?, claim)?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn moves(&mut self) -> rusqlite::Result<&Moves> {
+        if self.moves.is_none() {
+            self.moves = Some(Moves::load(self.db)?);
+        }
+        Ok(self.moves.get_or_insert_default())
+    }
+
+    fn owned(&mut self, placement: PlacementId) -> rusqlite::Result<Option<&Owned>> {
+        let known = match self.owned.entry(placement) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let mut query =
+                    self.db.prepare_cached("SELECT epoch, slots FROM _flotilla_ownership WHERE placement = ?1")?;
+                unknown.insert(query.query_row([placement.0], |row| owned(row, 0)).optional()?)
+            }
+        };
+        Ok(known.as_ref())
+    }
+}
+
+fn storage(error: rusqlite::Error) -> Error {
+    Error::new(Code::Storage, error.to_string())
 }
 
 fn check_schema(ours: SchemaVersion, route: &Route) -> Result<(), Error> {

@@ -1,4 +1,5 @@
-//! Reads: a pool of read-only connections, each read in a transaction of its own.
+//! Reads: a pool of read-only connections. Reads that were confirmed together may share a transaction:
+//! its locks, and the law as it sees it, are then paid for once.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,8 +12,8 @@ use flotilla_shared::wire::{Read, Rows};
 use rusqlite::{Connection, OpenFlags};
 
 use super::guard::{Guard, Mode};
-use super::store::Applied;
-use super::{ownership, slot_function, vfs};
+use super::ownership::Seen;
+use super::{slot_function, vfs};
 
 /// Rows that one read may answer: the rest must be asked for with LIMIT.
 pub const MAX_ROWS: usize = 1_000_000;
@@ -79,7 +80,30 @@ impl ReadPool {
     /// # Errors
     /// What the statement, its route or a bound says.
     pub fn read(&self, read: &Read, timeout: Duration) -> Result<Rows, Error> {
-        self.with(|reader| reader.run(read, timeout, |prepared| collect(prepared, MAX_ROWS, MAX_BYTES)))
+        self.with(|reader| reader.moment().rows(read, timeout))
+    }
+
+    /// Runs reads one after the other, all of one moment, and hands out the rows of each as soon as they are
+    /// there. The moment is that of the first one; one that ends with an error may make the next begin another.
+    pub fn read_each<T>(
+        &self,
+        reads: Vec<T>,
+        read: impl Fn(&T) -> &Read,
+        timeout: Duration,
+        mut give: impl FnMut(T, Result<Rows, Error>),
+    ) {
+        let mut left = reads.into_iter();
+        let opened = self.with(|reader| {
+            let mut moment = reader.moment();
+            for one in left.by_ref() {
+                let rows = moment.rows(read(&one), timeout);
+                give(one, rows);
+            }
+            Ok(())
+        });
+        if let Err(error) = opened {
+            left.for_each(|one| give(one, Err(error.clone())));
+        }
     }
 
     /// Runs one read and hands its rows to `give` in pieces, with whether more follow, until it says
@@ -93,7 +117,7 @@ impl ReadPool {
         life: Duration,
         give: impl FnMut(Vec<Vec<Value>>, bool) -> bool,
     ) -> Result<(), Error> {
-        self.with(|reader| reader.run(read, life, |prepared| pieces(prepared, give)))
+        self.with(|reader| reader.moment().run(read, life, |prepared| pieces(prepared, give)))
     }
 
     /// Runs `work` with a connection on which only SELECTs of ours run.
@@ -142,33 +166,15 @@ impl Reader {
         Ok(Self { db, guard, deadline })
     }
 
-    /// Runs a statement in a transaction of its own; `work` takes its rows.
-    fn run<T>(
-        &self,
-        read: &Read,
-        timeout: Duration,
-        work: impl FnOnce(&mut rusqlite::Statement<'_>) -> Result<T, ReadFailure>,
-    ) -> Result<T, Error> {
-        let storage = |error: rusqlite::Error| Error::new(Code::Storage, error.to_string());
-        self.db.prepare_cached("BEGIN").and_then(|mut begin| begin.execute([])).map_err(storage)?;
-        let result = self.run_in_transaction(read, timeout, work);
-        self.deadline.at_ns.store(0, Ordering::Relaxed);
-        self.db.prepare_cached("ROLLBACK").and_then(|mut end| end.execute([])).map_err(storage)?;
-        result
+    fn moment(&self) -> Moment<'_> {
+        Moment { reader: self, seen: None }
     }
 
-    fn run_in_transaction<T>(
+    fn answer<T>(
         &self,
         read: &Read,
-        timeout: Duration,
         work: impl FnOnce(&mut rusqlite::Statement<'_>) -> Result<T, ReadFailure>,
     ) -> Result<T, Error> {
-        if let Some(route) = &read.route {
-            let applied = Applied::load(&self.db).map_err(|error| Error::new(Code::Storage, error.to_string()))?;
-            ownership::check_read(&self.db, applied.schema, route, read.level)?;
-        }
-        let at = self.deadline.start.elapsed().saturating_add(timeout);
-        self.deadline.at_ns.store(at.as_nanos() as u64, Ordering::Relaxed);
         self.guard.within(Mode::Read, || {
             let explain = |error: rusqlite::Error| self.guard.explain(&error);
             let mut prepared = self.guard.prepare(&self.db, Mode::Read, &read.statement.sql).map_err(explain)?;
@@ -181,6 +187,56 @@ impl Reader {
                 ReadFailure::Sqlite(error) => explain(error),
             })
         })
+    }
+}
+
+/// A read transaction, from the first read on.
+struct Moment<'a> {
+    reader: &'a Reader,
+    seen: Option<Seen<'a>>,
+}
+
+impl<'a> Moment<'a> {
+    fn rows(&mut self, read: &Read, timeout: Duration) -> Result<Rows, Error> {
+        self.run(read, timeout, |prepared| collect(prepared, MAX_ROWS, MAX_BYTES))
+    }
+
+    /// Runs a statement; `work` takes its rows.
+    fn run<T>(
+        &mut self,
+        read: &Read,
+        timeout: Duration,
+        work: impl FnOnce(&mut rusqlite::Statement<'_>) -> Result<T, ReadFailure>,
+    ) -> Result<T, Error> {
+        let storage = |error: rusqlite::Error| Error::new(Code::Storage, error.to_string());
+        let Reader { db, deadline, .. } = self.reader;
+        // Some errors end the transaction that they happen in.
+        if db.is_autocommit() {
+            self.seen = None;
+            db.prepare_cached("BEGIN").and_then(|mut begin| begin.execute([])).map_err(storage)?;
+        }
+        if let Some(route) = &read.route {
+            let seen = match &mut self.seen {
+                Some(seen) => seen,
+                none => none.insert(Seen::load(db).map_err(storage)?),
+            };
+            seen.check(route, read.level)?;
+        }
+        let at = deadline.start.elapsed().saturating_add(timeout);
+        deadline.at_ns.store(at.as_nanos() as u64, Ordering::Relaxed);
+        let result = self.reader.answer(read, work);
+        deadline.at_ns.store(0, Ordering::Relaxed);
+        result
+    }
+}
+
+impl Drop for Moment<'_> {
+    fn drop(&mut self) {
+        let db = &self.reader.db;
+        if !db.is_autocommit() {
+            // A reader that stays in its transaction does not go back to the pool.
+            db.prepare_cached("ROLLBACK").and_then(|mut end| end.execute([])).ok();
+        }
     }
 }
 

@@ -21,7 +21,8 @@ pub(super) struct Frame {
     pub payload: Bytes,
 }
 
-/// Writes frames from `queue` until it closes: all that wait go out together.
+/// Writes frames from `queue` until it closes: all that wait go out together, and so do those of tasks that are
+/// ready to run, since a system call costs more than all else about a small frame.
 pub(super) async fn write_frames(
     mut socket: impl AsyncWrite + Unpin,
     mut queue: mpsc::Receiver<Frame>,
@@ -29,6 +30,8 @@ pub(super) async fn write_frames(
     let mut buffer = BytesMut::with_capacity(WRITE_BYTES);
     while let Some(frame) = queue.recv().await {
         put(&mut buffer, &frame);
+        // Whoever is ready to run may have frames to add, so they run first.
+        tokio::task::yield_now().await;
         while buffer.len() < WRITE_BYTES {
             match queue.try_recv() {
                 Ok(frame) => put(&mut buffer, &frame),

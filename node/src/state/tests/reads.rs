@@ -221,3 +221,37 @@ fn pieces() {
     let error = readers.read_in_pieces(&select(ENDLESS), Duration::from_millis(100), |_, _| true).unwrap_err();
     assert_eq!(error.code, Code::Timeout);
 }
+
+/// Reads in one go are of one moment: a write between two of them is seen by neither, and one that fails or is
+/// stopped leaves the others alone. The next go sees the write.
+#[test]
+fn one_moment() {
+    let (replica, mut log) = filled();
+    let entry = log.writes(&["INSERT INTO t (v) VALUES ('d')"]);
+    let stale = Some(Route { schema: SchemaVersion(0), claims: vec![] });
+    let count = || select("SELECT count(*) FROM t");
+    let all = |first: &mut dyn FnMut()| {
+        let reads = vec![count(), select("SELEC"), select(ENDLESS), Read { route: stale.clone(), ..count() }, count()];
+        let mut seen = Vec::new();
+        let readers = replica.handle().store().readers();
+        readers.read_each(
+            reads,
+            |read| read,
+            Duration::from_millis(50),
+            |_, rows| {
+                if seen.is_empty() {
+                    first();
+                }
+                seen.push(rows.map(|rows| rows.values[0][0].clone()).map_err(|error| error.code));
+            },
+        );
+        seen
+    };
+    let expected = |rows| {
+        let rows = Ok(Value::Integer(rows));
+        [rows.clone(), Err(Code::SqlError), Err(Code::Timeout), Err(Code::StaleRoute), rows]
+    };
+    let mut write = || assert_eq!(replica.apply(std::slice::from_ref(&entry)).len(), 1);
+    assert_eq!(all(&mut write), expected(3));
+    assert_eq!(all(&mut || ()), expected(4));
+}
