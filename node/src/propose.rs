@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::NodeId;
-use flotilla_shared::rpc::Reply;
+use flotilla_shared::rpc::{Reply, payload};
 use flotilla_shared::wire::{Body, Command, Outcome, Response, Write};
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
@@ -59,7 +59,7 @@ pub fn command(body: Body) -> Command {
 
 /// An answer as it goes into a frame.
 pub fn encoded(response: &Result<Response, Error>) -> Bytes {
-    postcard::to_stdvec(response).expect("responses encode").into()
+    payload(response)
 }
 
 /// Sends an answer to a request.

@@ -380,7 +380,7 @@ mod tests {
     impl rpc::Session for Answering {
         fn handle(&mut self, _: u8, _: Bytes, reply: rpc::Reply) {
             let answer: Result<Response, Error> = Ok(Response::Registry(None));
-            reply.send_now(postcard::to_stdvec(&answer).unwrap().into());
+            reply.send_now(rpc::payload(&answer));
         }
     }
 
@@ -412,7 +412,7 @@ mod tests {
                 4.. if self.recovers => Ok(Response::Writes(vec![])),
                 _ => Err(Error::not_leader(None)),
             };
-            reply.send_now(postcard::to_stdvec(&answer).unwrap().into());
+            reply.send_now(rpc::payload(&answer));
         }
     }
 

@@ -102,7 +102,7 @@ impl Target {
 
     fn encode(&self, message: Message) -> Bytes {
         let request = RaftRequest { group: self.network.group, to: self.to, message };
-        postcard::to_stdvec(&request).expect("raft messages encode").into()
+        rpc::payload(&request)
     }
 
     async fn call(&self, message: Message, timeout: Duration) -> RpcResult<Answer> {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use flotilla_shared::ids::{GroupId, ReplicaId};
-use flotilla_shared::rpc::Reply;
+use flotilla_shared::rpc::{Reply, payload};
 use futures::{StreamExt, pin_mut};
 use openraft::raft::AppendEntriesRequest;
 use openraft::storage::Snapshot;
@@ -39,7 +39,7 @@ pub struct RaftSession {
 }
 
 async fn answer(reply: Reply, answer: &Answer) {
-    reply.send(postcard::to_stdvec(answer).expect("raft answers encode").into()).await;
+    reply.send(payload(answer)).await;
 }
 
 fn answer_later(reply: Reply, message: Answer) {

@@ -155,6 +155,15 @@ async fn dispatch(proxy: &Proxy, call: Call, methods: &'static str, request: Htt
     };
     let outcome = match call {
         Call::Execute | Call::Query | Call::Sql => sql::run(proxy, call == Call::Query, request).await,
+        // Each connection holds and moves a future as large as its largest branch: what is rare is boxed.
+        _ => Box::pin(rare(proxy, call, method == "GET", request)).await,
+    };
+    outcome.unwrap_or_else(|error| http::error(&error))
+}
+
+/// The calls that are not statements.
+async fn rare(proxy: &Proxy, call: Call, is_get: bool, request: HttpRequest) -> Result<HttpResponse, Error> {
+    match call {
         Call::Register => tables::register(proxy, request).await,
         Call::AddToShard => tables::add_to_shard(proxy, request).await,
         Call::RemoveFromShard => rebalance::remove_from_shard(proxy, request).await,
@@ -167,7 +176,7 @@ async fn dispatch(proxy: &Proxy, call: Call, methods: &'static str, request: Htt
         Call::JobWish => rebalance::wish(proxy, &request).await,
         Call::Tables => tables::list(proxy, &request).await,
         Call::Table => tables::show(proxy, &request).await,
-        Call::Shards if method == "GET" => cluster::shards(proxy, &request).await,
+        Call::Shards if is_get => cluster::shards(proxy, &request).await,
         Call::Shards => cluster::create_shard(proxy, request).await,
         Call::Join => cluster::join(proxy, request).await,
         Call::Nodes => cluster::nodes(proxy, &request).await,
@@ -181,9 +190,8 @@ async fn dispatch(proxy: &Proxy, call: Call, methods: &'static str, request: Htt
         Call::Undrain => replicas::undrain(proxy, request).await,
         Call::Explain => explain::explain(proxy, request).await,
         Call::KeyValue => kv::run(proxy, request).await,
-        Call::Health | Call::Ready | Call::Metrics => {
-            Err(Error::new(Code::Internal, "machines are answered before others"))
+        Call::Execute | Call::Query | Call::Sql | Call::Health | Call::Ready | Call::Metrics => {
+            Err(Error::new(Code::Internal, "statements and machines are answered before others"))
         }
-    };
-    outcome.unwrap_or_else(|error| http::error(&error))
+    }
 }

@@ -52,12 +52,12 @@ pub async fn run(proxy: &Proxy, reads_only: bool, mut request: HttpRequest) -> R
                 bad("a stream is the result of one read").hint("send one statement, or ask for application/json")
             );
         };
-        return stream::run(proxy, statement, &options).await;
+        return Box::pin(stream::run(proxy, statement, &options)).await;
     }
     let outcomes = match (transaction && !statements.is_empty(), single) {
-        (true, _) => proxy.run_transaction(&statements, &options).await?.into_iter().map(Ok).collect(),
+        (true, _) => Box::pin(proxy.run_transaction(&statements, &options)).await?.into_iter().map(Ok).collect(),
         (false, true) => vec![Ok(proxy.run(&statements[0], 0, &options).await?)],
-        (false, false) => proxy.run_batch(&statements, &options).await,
+        (false, false) => Box::pin(proxy.run_batch(&statements, &options)).await,
     };
     let known = Instant::now();
     let body = Bytes::from(respond::results(&outcomes));

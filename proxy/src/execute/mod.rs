@@ -163,24 +163,24 @@ impl Proxy {
                 // A schema statement that was carried out no longer prepares.
                 Err(error) if options.keyed && matches!(error.code, Code::SqlError | Code::NoSuchTable) => {
                     let registry = self.registry(options.deadline).await?;
-                    return self.done_before(&registry, statement, options).await?.ok_or(error);
+                    return Box::pin(self.done_before(&registry, statement, options)).await?.ok_or(error);
                 }
                 ready => ready?,
             };
             match ready.prepared.analysis.verb {
-                Verb::Schema if options.shard.is_none() => return self.run_schema(statement, options).await,
+                Verb::Schema if options.shard.is_none() => return Box::pin(self.run_schema(statement, options)).await,
                 Verb::Schema => return Err(no_schema_on_shard()),
-                Verb::Local => return self.run_local(&ready, &statement.params, options).await,
+                Verb::Local => return Box::pin(self.run_local(&ready, &statement.params, options)).await,
                 _ => ready.prepared.check_args(&statement.params)?,
             }
             if let Some(shard) = options.shard {
-                return self.run_as_written(&ready, statement, shard, id, options).await;
+                return Box::pin(self.run_as_written(&ready, statement, shard, id, options)).await;
             }
             let keys = self.assign_keys(&ready, &statement.params, id, None, options).await?;
             let mut plan = plan::plan(input(&ready, &statement.params, &keys, options), &ready.registry);
             claim_slot_of_id(&mut plan, &ready, id, &keys);
             if plan == Plan::Local {
-                return self.run_local(&ready, &statement.params, options).await;
+                return Box::pin(self.run_local(&ready, &statement.params, options)).await;
             }
             self.metrics.planned(plan.class());
             self.metrics.took(Stage::Plan, begun.elapsed());
@@ -193,11 +193,11 @@ impl Proxy {
                     Err(error) => return Err(error),
                 }
             }
-            if due && let Some(results) = self.recall(std::slice::from_ref(statement), id, options).await? {
+            if due && let Some(results) = Box::pin(self.recall(std::slice::from_ref(statement), id, options)).await? {
                 return Ok(Output::Write(send::last_result(results)?));
             }
             if due || wanders || matches!(plan, Plan::Staged(_)) || recall::may_part(&plan, &ready, options) {
-                return self.run_staged(statement, id, options).await;
+                return Box::pin(self.run_staged(statement, id, options)).await;
             }
             self.check_rewritten(&ready, &plan)?;
             let attempt = if collisions == 0 { id } else { id.part(COLLISION_PART + collisions) };
@@ -205,7 +205,7 @@ impl Proxy {
             let job = Job { prepared: &ready.prepared, statement, schema: ready.mirror.version, options };
             match self.carry_out(job, &plan, attempt).await {
                 // An earlier try met several shards, and made sure that nobody takes this way any more.
-                Ok(None) => return self.run_staged(statement, id, options).await,
+                Ok(None) => return Box::pin(self.run_staged(statement, id, options)).await,
                 Err(error) if error.code == Code::StaleRoute => {
                     self.await_newer(error, version, &mut pause, options).await?
                 }
@@ -235,13 +235,15 @@ impl Proxy {
         let output = match plan {
             Plan::Refused(error) => Err(error.clone()),
             Plan::Local => Err(Error::new(Code::Internal, "a local statement was sent out")),
-            Plan::Merge(merge) => self.read_merged(job, merge).await.map(Output::Rows),
+            Plan::Merge(merge) => Box::pin(self.read_merged(job, merge)).await.map(Output::Rows),
             Plan::Staged(_) => Err(Error::new(Code::Internal, "a write in two steps was sent out as one")),
-            Plan::Copies(copies) => self.write_copies(job, copies, id).await,
+            Plan::Copies(copies) => Box::pin(self.write_copies(job, copies, id)).await,
             Plan::One(part) if reads => self.read_part(job, part).await.map(Output::Rows),
             Plan::One(part) => return Ok(self.write_part(job, part, id).await?.map(Output::Write)),
-            Plan::Some(parts) | Plan::All(parts) if reads => self.read_parts(job, parts).await.map(Output::Rows),
-            Plan::Some(parts) | Plan::All(parts) => self.write_parts(job, parts, id).await,
+            Plan::Some(parts) | Plan::All(parts) if reads => {
+                Box::pin(self.read_parts(job, parts)).await.map(Output::Rows)
+            }
+            Plan::Some(parts) | Plan::All(parts) => Box::pin(self.write_parts(job, parts, id)).await,
         };
         output.map(Some)
     }

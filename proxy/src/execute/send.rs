@@ -93,17 +93,13 @@ pub fn check_size(write: &Write) -> Result<(), Error> {
 }
 
 impl Proxy {
-    async fn timed<T>(&self, call: impl Future<Output = T>) -> T {
-        let sent = Instant::now();
-        let answer = call.await;
-        self.metrics.took(Stage::Node, sent.elapsed());
-        answer
-    }
-
     /// Runs a read on one shard: on any replica if its level allows that.
     pub(crate) async fn send_read(&self, shard: GroupId, read: Read, options: &Options) -> Result<Rows, Error> {
         let request = |read| Request::Read { group: shard, read };
-        match self.timed(self.ask_replica(shard, read, request, options.deadline)).await? {
+        let sent = Instant::now();
+        let answer = self.ask_replica(shard, read, request, options.deadline).await;
+        self.metrics.took(Stage::Node, sent.elapsed());
+        match answer? {
             Response::Rows(rows) => {
                 self.metrics.pulled(&rows.values);
                 Ok(rows)
@@ -121,7 +117,9 @@ impl Proxy {
         deadline: Instant,
     ) -> Result<Response, Error> {
         match read.level {
-            Level::None => self.cluster.read_near(shard, read, self.options.zone.as_deref(), request, deadline).await,
+            Level::None => {
+                Box::pin(self.cluster.read_near(shard, read, self.options.zone.as_deref(), request, deadline)).await
+            }
             Level::Linearizable | Level::Lease => self.cluster.call(shard, request(read), deadline).await,
         }
     }
@@ -144,7 +142,10 @@ impl Proxy {
         options: &Options,
     ) -> Result<Vec<WriteResult>, Error> {
         let count = writes.len();
-        match self.timed(self.cluster.call(shard, Request::Write { group: shard, writes }, options.deadline)).await? {
+        let sent = Instant::now();
+        let answer = self.cluster.call(shard, Request::Write { group: shard, writes }, options.deadline).await;
+        self.metrics.took(Stage::Node, sent.elapsed());
+        match answer? {
             Response::Writes(results) if results.len() == count => Ok(results),
             other => Err(unexpected(&other)),
         }

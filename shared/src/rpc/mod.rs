@@ -14,6 +14,9 @@ pub mod greeting;
 mod pool;
 mod server;
 
+use bytes::Bytes;
+use serde::Serialize;
+
 pub use connection::{Answer, Connection, RpcError};
 pub use pool::{Pool, encode};
 pub use server::{Reply, Session, serve};
@@ -28,8 +31,19 @@ pub const SEND_QUEUE_FRAMES: usize = 4096;
 /// Requests of one connection that may be in work at once; the reader pauses beyond it.
 pub const MAX_IN_WORK: usize = 4096;
 
+/// What most messages fit in: a buffer that grows from nothing is copied six times on the way there.
+const USUAL_BYTES: usize = 256;
+
 /// Frame kinds below this are free for handlers; this one marks answers.
 pub const KIND_ANSWER: u8 = 255;
 
 /// Frame kind of a postcard [`crate::wire::Envelope`], answered by a `Result<Response, Error>`.
 pub const KIND_REQUEST: u8 = 1;
+
+/// A message as it goes into a frame.
+///
+/// # Panics
+/// When it cannot be encoded, which the types of our messages rule out.
+pub fn payload(message: &impl Serialize) -> Bytes {
+    postcard::to_extend(message, Vec::with_capacity(USUAL_BYTES)).expect("messages encode").into()
+}

@@ -8,7 +8,7 @@ use dashmap::DashMap;
 use tokio::sync::Mutex;
 
 use super::greeting::{GreetError, Told, UPGRADE_HINT};
-use super::{Connection, KIND_REQUEST, RpcError};
+use super::{Connection, KIND_REQUEST, RpcError, payload};
 use crate::error::{Code, Error};
 use crate::wire::{Envelope, Request, Response};
 
@@ -88,5 +88,5 @@ impl Pool {
 /// A request as it goes into a frame.
 pub fn encode(request: Request, timeout: Duration) -> Bytes {
     let envelope = Envelope { timeout_ms: timeout.as_millis() as u64, request };
-    postcard::to_stdvec(&envelope).expect("requests encode").into()
+    payload(&envelope)
 }

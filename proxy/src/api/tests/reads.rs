@@ -161,3 +161,20 @@ async fn nothing_to_find() {
     assert_eq!(json["results"][1]["rows_affected"], 1);
     assert_eq!(json["results"][2]["values"], json!([]));
 }
+
+/// What a connection holds and moves for each statement is small: large futures of rare cases are boxed.
+#[tokio::test]
+async fn a_statement_is_a_small_future() {
+    const LARGEST_BYTES: usize = 5 << 10;
+    let bench = Bench::new().await;
+    let request = HttpRequest {
+        method: Method::POST,
+        path: "/sql".into(),
+        params: vec![],
+        headers: HeaderMap::new(),
+        body: "\"SELECT 1\"".into(),
+    };
+    let answer = bench.proxy.handle(request);
+    assert!(size_of_val(&answer) <= LARGEST_BYTES, "{} bytes", size_of_val(&answer));
+    assert_eq!(answer.await.status(), 400);
+}
