@@ -49,7 +49,7 @@ pub struct NodeSettings {
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     #[serde(deserialize_with = "time")]
     pub election_timeout_max: Option<Duration>,
-    /// Pause between a leader's heartbeats [default: 150ms]
+    /// Pause between heartbeats, which go out together for all groups that the node leads [default: 150ms]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     #[serde(deserialize_with = "time")]
     pub heartbeat_interval: Option<Duration>,

@@ -7,10 +7,19 @@
 
 use std::fmt;
 
-use flotilla_shared::ids::NodeId;
+use flotilla_shared::ids::{GroupId, NodeId};
 use flotilla_shared::wire::{Command, Outcome};
-use openraft::RaftTypeConfig;
+use openraft::{Config, RaftTypeConfig, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
+
+use crate::options::NodeOptions;
+
+/// Entries that a slow follower may still get from the log after compaction, instead of pages.
+const KEPT_ENTRIES: u64 = 1000;
+
+/// Entries of one append request: a request is bounded in bytes by the log, this keeps openraft's own
+/// bookkeeping per request small.
+const MAX_ENTRIES_PER_APPEND: u64 = 512;
 
 /// Where a replica is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,3 +105,27 @@ consensus_types!(
     Types,
     openraft::impls::TokioRuntime
 );
+
+/// What openraft is told about a group. A simulation runs with the same, but for times and bounds, and, having no
+/// [pulse](crate::pulse), with openraft's own heartbeats.
+pub fn raft_config(options: &NodeOptions, group: GroupId) -> Config {
+    Config {
+        cluster_name: group.to_string(),
+        // The pulse sends them.
+        enable_heartbeat: false,
+        heartbeat_interval: options.heartbeat_interval.as_millis() as u64,
+        election_timeout_min: options.election_timeout_min.as_millis() as u64,
+        election_timeout_max: options.election_timeout_max.as_millis() as u64,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_threshold),
+        max_in_snapshot_log_to_keep: KEPT_ENTRIES.min(options.snapshot_threshold),
+        replication_lag_threshold: options.snapshot_threshold * 2 + KEPT_ENTRIES,
+        purge_batch_size: 256,
+        max_payload_entries: MAX_ENTRIES_PER_APPEND,
+        enable_pre_vote: Some(true),
+        // A leader's own disk is not waited for, so the followers may hold, and have committed, entries
+        // that a restarted leader has lost. If it went on leading in its old term, it would give their
+        // indexes to other entries, and nobody could tell the two apart.
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    }
+}

@@ -19,18 +19,19 @@ use flotilla_shared::ids::{GroupId, NodeId, ReplicaId, RequestId};
 use flotilla_shared::leaders::BalancerStatus;
 use flotilla_shared::wire::{Identity, NodeStatus, ReplicaStatus};
 use futures::future::join_all;
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
-use openraft::{Config, ServerState, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::consensus::Types;
+use crate::consensus::{Types, raft_config};
 use crate::handover::hand_over;
 use crate::jobs::heard::Heard;
 use crate::log::{GroupLog, RealDisk, Wal, WalOptions, WriterThread};
 use crate::network::Network;
 use crate::options::NodeOptions;
 use crate::propose::{MAX_WAITING, Proposal, propose_writes};
+use crate::pulse::{Ear, Heart, Pulse};
 use crate::read::Reads;
 use crate::state::machine::StateHandle;
 use crate::state::{Executor, StateMachine, Store};
@@ -38,13 +39,6 @@ use crate::streams::{self, MAX_STREAMS};
 
 /// openraft's handle of one replica.
 pub type Raft = openraft::Raft<Types, StateMachine<Types>>;
-
-/// Entries that a slow follower may still get from the log after compaction, instead of pages.
-const KEPT_ENTRIES: u64 = 1000;
-
-/// Entries of one append request: a request is bounded in bytes by the log, this keeps openraft's own
-/// bookkeeping per request small.
-const MAX_ENTRIES_PER_APPEND: u64 = 512;
 
 /// What a data folder looks like: raised whenever something is written that the program before cannot read.
 const DATA_FORMAT: u32 = 1;
@@ -96,6 +90,7 @@ pub struct Replica {
     reads: Reads,
     votes_from: Instant,
     caught_up: AtomicBool,
+    ear: Ear,
 }
 
 impl Replica {
@@ -145,6 +140,11 @@ impl Replica {
         self.caught_up.store(true, Ordering::Relaxed);
     }
 
+    /// Notes that it follows a leader that has just spoken.
+    pub fn hears_leader(&self) {
+        self.ear.hears();
+    }
+
     /// Does this replica lead, as far as it knows?
     pub fn leads(&self) -> bool {
         self.raft.metrics().borrow_watched().state == ServerState::Leader
@@ -176,6 +176,14 @@ impl Replica {
     }
 }
 
+impl Heart for Replica {
+    async fn beat(&self) -> bool {
+        let leads = self.leads();
+        self.raft.runtime_config().tick(!leads && !self.ear.heard());
+        !leads || self.raft.trigger().heartbeat().await.is_ok()
+    }
+}
+
 /// All replicas of this node.
 pub struct Host {
     options: NodeOptions,
@@ -190,6 +198,7 @@ pub struct Host {
     streams: Arc<Semaphore>,
     balancer: Mutex<Option<BalancerStatus>>,
     heard: Heard,
+    pulse: Pulse,
     _writer: WriterThread,
 }
 
@@ -227,6 +236,7 @@ impl Host {
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             balancer: Mutex::default(),
             heard: Heard::default(),
+            pulse: Pulse::start(options.heartbeat_interval),
             _writer: writer.spawn()?,
             options,
         });
@@ -413,7 +423,9 @@ impl Host {
         let votes_from = Instant::now() + hold;
         // A replica that is new to a group is waited for by the job that adds it, not by /readyz.
         let caught_up = AtomicBool::new(!restarted);
-        let replica = Arc::new(Replica { group, id, raft, state, proposals, reads, votes_from, caught_up });
+        let ear = Ear::new(self.options.heartbeat_interval, self.options.election_timeout_min);
+        let replica = Arc::new(Replica { group, id, raft, state, proposals, reads, votes_from, caught_up, ear });
+        self.pulse.join(&replica);
         tracing::info!(%group, replica = %id, "replica started");
         self.replicas.write().unwrap_or_else(PoisonError::into_inner).insert(group, replica);
         Ok(())
@@ -449,27 +461,6 @@ impl Host {
     pub async fn stopped(&self) {
         // The sender lives as long as the host.
         self.stopped.subscribe().wait_for(|stopped| *stopped).await.ok();
-    }
-}
-
-/// What openraft is told about a group. A simulation runs with the same, but for times and bounds.
-pub fn raft_config(options: &NodeOptions, group: GroupId) -> Config {
-    Config {
-        cluster_name: group.to_string(),
-        heartbeat_interval: options.heartbeat_interval.as_millis() as u64,
-        election_timeout_min: options.election_timeout_min.as_millis() as u64,
-        election_timeout_max: options.election_timeout_max.as_millis() as u64,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_threshold),
-        max_in_snapshot_log_to_keep: KEPT_ENTRIES.min(options.snapshot_threshold),
-        replication_lag_threshold: options.snapshot_threshold * 2 + KEPT_ENTRIES,
-        purge_batch_size: 256,
-        max_payload_entries: MAX_ENTRIES_PER_APPEND,
-        enable_pre_vote: Some(true),
-        // A leader's own disk is not waited for, so the followers may hold, and have committed, entries
-        // that a restarted leader has lost. If it went on leading in its old term, it would give their
-        // indexes to other entries, and nobody could tell the two apart.
-        enable_leader_restore: Some(false),
-        ..Config::default()
     }
 }
 

@@ -4,7 +4,7 @@
 //! group's queue, and is proposed together with all that wait ([`propose`]); openraft appends it to
 //! the shared log ([`log`]) and sends it to the followers ([`network`]); once a majority has synced
 //! it, the state machine ([`state`]) applies it and answers. Reads wait for a proof of leadership that they
-//! share ([`read`]), or of how new what a replica holds is ([`proof`]). [`host`] starts and stops replicas, [`handover`] passes leadership on, [`balance`]
+//! share ([`read`]), or of how new what a replica holds is ([`proof`]). [`host`] starts and stops replicas, [`pulse`] sends their heartbeats, [`handover`] passes leadership on, [`balance`]
 //! spreads it over the nodes, [`streams`] answers large reads in pieces, [`bootstrap`] brings a cluster into
 //! being, [`members`] changes who belongs to a group, [`jobs`] drives long work from the leader of `meta`,
 //! [`api`] answers people over HTTP, [`metrics`] machines; [`stages`] tells them where the time goes.
@@ -23,6 +23,7 @@ pub mod network;
 pub mod options;
 pub mod proof;
 pub mod propose;
+pub mod pulse;
 pub mod read;
 pub mod run;
 pub mod server;

@@ -31,7 +31,7 @@ pub struct NodeOptions {
     pub election_timeout_min: Duration,
     /// Longest such silence.
     pub election_timeout_max: Duration,
-    /// Pause between heartbeats of a leader.
+    /// Pause between heartbeats, which go out together for all groups that the node leads.
     pub heartbeat_interval: Duration,
     /// Entries after which the log is compacted.
     pub snapshot_threshold: u64,

@@ -188,3 +188,33 @@ async fn leaders_are_spread_and_kept_in_their_zones() {
     writers::check(&mut cluster.session(), &journals, ROW_BYTES).await;
     cluster.contents().await;
 }
+
+/// Heartbeats that nobody asks for anything.
+const SILENCE_BEATS: u32 = 20;
+
+/// Nobody asks for anything for many heartbeats, several times the time after which followers of a silent leader
+/// elect another: every group has the leader and the term that it had.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_that_do_nothing_keep_their_leaders() {
+    let beat = Duration::from_millis(300);
+    let flags = ["--election-timeout-min", "1500ms", "--election-timeout-max", "2s", "--heartbeat-interval", "300ms"];
+    let layout = Layout { shards: 5, flags: flags.map(str::to_owned).into(), ..Layout::default() };
+    let cluster = Cluster::start(layout).await;
+    evenly_led(&cluster, &[2, 2, 2]).await;
+    let before = terms(&cluster).await;
+    // What is looked for is that nothing happens.
+    tokio::time::sleep(SILENCE_BEATS * beat).await;
+    assert_eq!(terms(&cluster).await, before);
+}
+
+/// Term and role of every replica.
+async fn terms(cluster: &Cluster) -> Vec<Json> {
+    let mut terms = vec![];
+    for group in std::iter::once("meta".to_owned()).chain(cluster.shard_names()) {
+        for node in 0..cluster.nodes.len() {
+            let replica = cluster.replica(node, &group).await.expect("each node has a replica of each group");
+            terms.push(json!([group, node, replica["role"], replica["term"]]));
+        }
+    }
+    terms
+}

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use flotilla_shared::ids::{GroupId, ReplicaId};
 use flotilla_shared::rpc::{Reply, payload};
 use futures::{StreamExt, pin_mut};
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::{AppendEntriesRequest, StreamAppendError};
 use openraft::storage::Snapshot;
 use tokio::sync::mpsc;
 
@@ -169,6 +169,9 @@ async fn run_lane(
     while let Some(result) = results.next().await {
         let reply = pending.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(VecDeque::pop_front);
         let Some(reply) = reply else { break };
+        if !matches!(result, Err(_) | Ok(Err(StreamAppendError::HigherVote(_)))) {
+            replica.hears_leader();
+        }
         match result {
             Ok(result) => answer(reply, &Answer::Append(result)).await,
             Err(fatal) => answer(reply, &Answer::Failed(fatal.to_string())).await,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flotilla_node::host::raft_config;
+use flotilla_node::consensus::raft_config;
 use flotilla_node::log::{Disk, GroupLog, Kind, Wal, WalOptions, Writer, drive, numbered};
 use flotilla_node::options::NodeOptions;
 use flotilla_node::state::machine::StateHandle;
@@ -215,6 +215,8 @@ fn config(world: &World) -> Config {
         ..NodeOptions::default()
     };
     let mut config = raft_config(&options, GROUP);
+    // There is no host here, and so no pulse.
+    config.enable_heartbeat = true;
     config.max_in_snapshot_log_to_keep = plan.kept_entries;
     config.replication_lag_threshold = plan.snapshot_threshold * 2 + plan.kept_entries;
     config.purge_batch_size = 4;
