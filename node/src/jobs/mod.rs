@@ -35,6 +35,7 @@ use flotilla_shared::registry::{
     Effect, Job, JobKind, JobState, MetaCommand, NodeInfo, Registry, ReplicaInfo, Sight, Split,
 };
 use flotilla_shared::wire::{GroupMembers, MemberChange, Request, Response, ShardCommand, ShardReply, StatementResult};
+use openraft::ServerState;
 use rebalance::Attempt;
 use split::Splitting;
 use tokio::sync::watch;
@@ -49,7 +50,7 @@ const STEP: Duration = Duration::from_secs(10);
 /// Pause after a step that could not be taken.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How often a node looks whether it has come to lead `meta`.
+/// How often a driver looks at what nothing tells it; ten of these pass where it is told of nearly all.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Drives jobs whenever this node leads `meta`, until `stop`.
@@ -84,7 +85,7 @@ pub async fn drive(host: Arc<Host>, mut stop: watch::Receiver<bool>) {
 /// The next job, if this node leads `meta` and there is one; else waits a while for either.
 async fn lead(host: &Host, next: impl Fn(&Registry) -> Option<&Job>) -> Option<Job> {
     let Some(replica) = host.replica(META).filter(|replica| replica.leads()) else {
-        tokio::time::sleep(LOOK).await;
+        until_leads(host).await;
         return None;
     };
     let mut registry = replica.state().registry();
@@ -94,6 +95,16 @@ async fn lead(host: &Host, next: impl Fn(&Registry) -> Option<&Job>) -> Option<J
         drop(tokio::time::timeout(LOOK * 10, registry.changed()).await);
     }
     job
+}
+
+/// Waits a while for this node to lead `meta`.
+async fn until_leads(host: &Host) {
+    let Some(replica) = host.replica(META) else { return tokio::time::sleep(LOOK * 10).await };
+    let wait = replica.raft().wait(Some(LOOK * 10));
+    if wait.state(ServerState::Leader, "this node leads meta").await.is_err() {
+        // Told at once by a replica that has stopped.
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// A step that took longer was not at work all that time.
