@@ -7,11 +7,13 @@
 //! share ([`read`]), or of how new what a replica holds is ([`proof`]). [`host`] starts and stops replicas, [`pulse`] sends their heartbeats, [`handover`] passes leadership on, [`balance`]
 //! spreads it over the nodes, [`streams`] answers large reads in pieces, [`bootstrap`] brings a cluster into
 //! being, [`members`] changes who belongs to a group, [`jobs`] drives long work from the leader of `meta`,
-//! [`api`] answers people over HTTP, [`metrics`] machines; [`stages`] tells them where the time goes.
+//! [`api`] answers people over HTTP, [`metrics`] machines; [`stages`] tells them where the time goes, [`busy`] when
+//! background work is under way.
 
 pub mod api;
 pub mod balance;
 pub mod bootstrap;
+pub mod busy;
 pub mod consensus;
 pub mod handover;
 pub mod host;

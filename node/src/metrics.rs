@@ -1,8 +1,9 @@
 //! `/metrics` of a node, read from its parts when asked, so that nothing is counted twice.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -10,6 +11,8 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::host::Host;
 
 type PerGroup = Family<Vec<(&'static str, String)>, Gauge>;
+
+type Seconds = Counter<f64, AtomicU64>;
 
 /// The OpenMetrics text.
 pub fn render(host: &Host) -> String {
@@ -26,8 +29,13 @@ pub fn render(host: &Host) -> String {
     let applied = family("applied_index", "Index of the last entry applied");
     let purged = family("purged_index", "Index up to which the log was purged");
     let reads = family("reads", "Reads that this node's replica was asked and could begin, since its start");
+    let checkpoints = Family::<Vec<(&'static str, String)>, Seconds>::default();
+    let help = "Time during which a database was being made durable, up to now";
+    registry.register_with_unit("checkpoint", help, Unit::Seconds, checkpoints.clone());
     for replica in host.replicas() {
         let labels = vec![("group", replica.group().to_string())];
+        let took = replica.state().store().checkpoints().total();
+        checkpoints.get_or_create(&labels).inc_by(took.as_secs_f64());
         reads.get_or_create(&labels).set(replica.reads().served() as i64);
     }
     let status = host.status();
@@ -41,6 +49,10 @@ pub fn render(host: &Host) -> String {
         purged.get_or_create(&labels).set(replica.purged as i64);
     }
     let stats = host.wal().stats();
+    let purges = Seconds::default();
+    purges.inc_by(stats.purges.total().as_secs_f64());
+    let help = "Time during which entries and segments of the log were being removed, up to now";
+    registry.register_with_unit("log_purge", help, Unit::Seconds, purges);
     let mut gauge = |name: &str, help: &str, unit: Option<Unit>, value: u64| {
         let gauge: Gauge = Gauge::default();
         gauge.set(value as i64);

@@ -173,6 +173,32 @@ fn a_move() {
     assert!(processes.iter().all(|process| process["peak_rss_bytes"].as_u64().unwrap() > 1 << 20), "{report}");
 }
 
+/// A table grows, is written with each number of rows, while compactions are watched, and a killed follower
+/// comes back.
+#[test]
+fn growth() {
+    let place = Place::new();
+    let report = place.report("growth --rows 500,3000 --clients 4 --duration 2s --warmup 200ms");
+    let steps = report["steps"].as_array().unwrap();
+    assert_eq!(steps.iter().map(|step| step["rows"].as_u64().unwrap()).collect::<Vec<_>>(), [500, 3000]);
+    for step in steps {
+        let succeeded = step["succeeded"].as_u64().unwrap();
+        assert!(succeeded > 0 && step["failed"] == 0, "{step}");
+        for figure in ["load_s", "p50_of_first", "p99_of_first"] {
+            assert!(step[figure].as_f64().unwrap() > 0.0, "{figure}: {step}");
+        }
+        for files in ["database_bytes", "log_bytes"] {
+            let nodes: Vec<u64> = step[files].as_array().unwrap().iter().map(|bytes| bytes.as_u64().unwrap()).collect();
+            assert!(nodes.len() == 3 && nodes.iter().all(|bytes| *bytes > 10_000), "{files}: {step}");
+        }
+        assert_eq!(step["processes"].as_array().unwrap().len(), 4, "{step}");
+    }
+    assert_eq!(steps[0]["p99_of_first"], 1.0);
+    let restart = &report["restart"];
+    let [answers, ready] = ["answers_s", "ready_s"].map(|name| restart[name].as_f64().unwrap());
+    assert!(answers > 0.0 && answers <= ready && restart["caught_up_s"].as_f64().unwrap() > 0.0, "{restart}");
+}
+
 /// Statements that a proxy has answered, by its own count.
 fn executed(metrics: &Reply) -> u64 {
     let text = String::from_utf8_lossy(&metrics.body).into_owned();

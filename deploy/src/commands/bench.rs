@@ -3,14 +3,15 @@
 //! A cluster is there, or is started for the run ([`own`]). A workload prepares its table ([`workload`]),
 //! then its clients each keep one request in flight on one connection of their own ([`driver`]) until the
 //! time is over; what they measured is merged and printed with the [`machine`] that it was measured on
-//! ([`report`]); with `--bare` beside what a server reaches that does nothing ([`bare`](mod@bare)). A new workload is a new [`workload::Workload`] and a subcommand here. Three do other
-//! things: [`idle`] looks at what the processes use, [`moves`] rebalances a table while clients write, and [`tpch`] runs queries on a cluster and on
+//! ([`report`]); with `--bare` beside what a server reaches that does nothing ([`bare`](mod@bare)). A new workload is a new [`workload::Workload`] and a subcommand here. Four do other
+//! things: [`idle`] looks at what the processes use, [`growth`] at how a shard does as it grows, [`moves`] rebalances a table while clients write, and [`tpch`] runs queries on a cluster and on
 //! plain SQLite, and compares.
 
 mod bare;
 mod breakdown;
 mod driver;
 mod filled;
+mod growth;
 mod idle;
 mod keys;
 mod machine;
@@ -53,6 +54,7 @@ Examples:
   flotilla bench mixed --ycsb b --clients 32        95 % reads, 5 % updates, some keys hot
   flotilla bench scatter --query group --clients 4
   flotilla bench idle --self --shards 32            processor time of an idle cluster, memory
+  flotilla bench growth --self --rows 100000,1000000,10000000
   flotilla bench move --self --bytes 1GB            slots move to a new shard while clients write
   flotilla bench tpch --scale 0.01                  loads TPC-H, then compares with SQLite
 
@@ -97,6 +99,8 @@ enum WorkloadArgs {
     },
     /// What a cluster costs that does nothing, and what connections cost
     Idle(idle::IdleArgs),
+    /// How a shard does as it grows: writes, compaction, the restart of a node
+    Growth(growth::GrowthArgs),
     /// Slots that move to new shards while clients write
     Move(moves::MoveArgs),
     #[command(hide = true)]
@@ -187,6 +191,7 @@ async fn run_inner(args: BenchArgs) -> Result<(), CommandError> {
             measure(common, &table, |_| scatter::Scatter::new(&table, &args)).await
         }
         WorkloadArgs::Idle(args) => idle::run(args).await,
+        WorkloadArgs::Growth(args) => growth::run(args).await,
         WorkloadArgs::Move(args) => moves::run(args).await,
         WorkloadArgs::Bare(args) => bare::serve(&args).await,
         WorkloadArgs::Tpch(args) => tpch::run(args).await,

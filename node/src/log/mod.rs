@@ -31,7 +31,7 @@
 //!   group holds the oldest one, its live records are copied forward first, as part of a normal batch
 //!   ([`WalOptions::keep_segments`]).
 //! - Memory is bounded: the queue, the cache and the index (one slot for each live entry).
-//! - Nothing here reads a clock or randomness, except the real driver that measures its disk.
+//! - Nothing here reads a clock or randomness, except to measure: the real driver its disk, purges their time.
 
 pub mod disk;
 pub mod driver;

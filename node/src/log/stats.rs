@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::busy::Busy;
 use crate::stages::{NodeStages, Stage};
 
 /// Upper bounds of the sync latency buckets, in microseconds; one more bucket holds the rest. From
@@ -38,6 +39,8 @@ pub struct WalStats {
     pub fsync_us_total: AtomicU64,
     /// Counters: syncs by latency, not cumulative; bounds in [`FSYNC_BUCKETS_US`].
     pub fsync_us: [AtomicU64; FSYNC_BUCKETS_US.len() + 1],
+    /// Entries that are let go of, and segment files that are removed.
+    pub purges: Busy,
     /// Where time goes. All groups of a node share the log, so this is where its other parts find it, too.
     pub stages: NodeStages,
 }

@@ -261,6 +261,7 @@ where
     }
 
     async fn purge(&mut self, log_id: LogIdOf<C>) -> Result<(), io::Error> {
+        let _purging = self.wal.stats().purges.begin();
         let purged = self.encode(&log_id.index.to_le_bytes(), &log_id)?;
         Ok(self.wal.purge(self.group, purged).await?)
     }

@@ -225,6 +225,7 @@ impl Writer {
     /// The removals need no sync of the folder: until the next one, a file that is back after a
     /// crash lies below the floor and is removed again.
     fn remove(&self, dead: &[u64]) -> Result<(), LogError> {
+        let _purging = (!dead.is_empty()).then(|| self.shared.stats.purges.begin());
         for number in dead {
             let name = file_name(*number);
             self.disk.remove(&name).map_err(|error| LogError::io("remove", &name, error))?;

@@ -30,6 +30,7 @@ use super::generations::{
 };
 use super::reads::ReadPool;
 use super::{slot_function, vfs, world};
+use crate::busy::Busy;
 use crate::consensus::{LogId, StoredMembership};
 
 /// Prepared statements kept per connection.
@@ -175,6 +176,7 @@ pub struct Store {
     wal_bytes: Arc<AtomicU64>,
     /// At which the next checkpoint starts.
     next_checkpoint_bytes: AtomicU64,
+    checkpoints: Busy,
     /// Held while files are synced or replaced, so that neither happens to files that are gone.
     files: Mutex<()>,
 }
@@ -203,6 +205,7 @@ impl Store {
             restart_due: AtomicBool::new(false),
             wal_bytes: Arc::default(),
             next_checkpoint_bytes: AtomicU64::new(CHECKPOINT_BYTES),
+            checkpoints: Busy::default(),
             files: Mutex::default(),
         });
         let db = store.connect()?;
@@ -278,6 +281,7 @@ impl Store {
     /// What the disk or SQLite says.
     pub fn make_durable(&self) -> io::Result<Applied> {
         let _files = self.lock_files();
+        let _working = self.checkpoints.begin();
         let open = || -> rusqlite::Result<(Connection, Applied)> {
             let db = Connection::open_with_flags_and_vfs(
                 self.path(),
@@ -300,6 +304,11 @@ impl Store {
             *durable = noted.clone();
         }
         Ok(noted)
+    }
+
+    /// How long the WAL was being moved into the database, or made durable.
+    pub fn checkpoints(&self) -> &Busy {
+        &self.checkpoints
     }
 
     /// Bytes that the WAL holds since it started over.
@@ -339,6 +348,7 @@ impl Store {
         if !self.restart_due.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
+        let _working = self.checkpoints.begin();
         let long = self.wal_bytes() >= LONG_WAL_BYTES;
         let restart = || -> rusqlite::Result<bool> {
             db.busy_timeout(if long { LONG_WAL_WAIT } else { RESTART_WAIT })?;

@@ -65,7 +65,8 @@ pub struct Recorder {
     pub errors: BTreeMap<String, u64>,
 }
 
-fn histogram() -> Histogram<u64> {
+/// For latencies in microseconds.
+pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST_US, SIGNIFICANT_DIGITS)
         .expect("bounds and number of digits are valid constants")
 }
@@ -268,6 +269,9 @@ impl<W: Workload> Client<W> {
             let end = Instant::now();
             let failed = outcome.is_err();
             if begin >= self.window.from {
+                if !failed {
+                    self.workload.took(begin, end);
+                }
                 self.record(sequence, outcome, end - begin, end <= self.window.until());
             }
             if failed {

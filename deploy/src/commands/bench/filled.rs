@@ -1,5 +1,6 @@
 //! Tables that are filled before they are measured, and updates of their rows.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -74,18 +75,33 @@ pub async fn load(
 ) -> Result<(), CommandError> {
     eprintln!("loading {rows} rows into {table}");
     let batch = (BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS);
-    let next = Arc::new(AtomicU64::new(1));
-    let statement = Arc::new(statement);
+    load_pieces(target, 1..rows + 1, batch, move |rows| {
+        json!({ "statements": rows.map(&statement).collect::<Vec<Json>>() }).to_string()
+    })
+    .await
+}
+
+/// Sends the numbers of `rows`, `piece` of them in each request, from several clients.
+///
+/// # Errors
+/// What the cluster refuses.
+pub async fn load_pieces(
+    target: &Target,
+    rows: Range<u64>,
+    piece: u64,
+    body: impl Fn(Range<u64>) -> String + Send + Sync + 'static,
+) -> Result<(), CommandError> {
+    let next = Arc::new(AtomicU64::new(rows.start));
+    let body = Arc::new(body);
     let loaders = (0..LOADERS).map(|_| {
-        let (next, statement, mut client) = (Arc::clone(&next), Arc::clone(&statement), target.client());
+        let (next, body, mut client) = (Arc::clone(&next), Arc::clone(&body), target.client());
         async move {
             loop {
-                let first = next.fetch_add(batch, Ordering::Relaxed);
-                if first > rows {
+                let first = next.fetch_add(piece, Ordering::Relaxed);
+                if first >= rows.end {
                     return Ok(());
                 }
-                let statements: Vec<Json> = (first..(first + batch).min(rows + 1)).map(|id| statement(id)).collect();
-                workload::execute(&mut client, json!({ "statements": statements })).await?;
+                workload::send_execute(&mut client, body(first..(first + piece).min(rows.end))).await?;
             }
         }
     });

@@ -123,6 +123,8 @@ pub struct Own {
     rtt: Duration,
     /// The processes of its nodes, in order, then its proxy.
     pub processes: Vec<Process>,
+    /// Where its nodes answer HTTP, in the same order.
+    pub nodes: Vec<BaseUrl>,
     // In front of the nodes' internal ports, if there is a delay.
     relays: Vec<Relay>,
     // Behind the processes, so that their folder is removed after they have ended.
@@ -149,7 +151,7 @@ impl Own {
         let rtt = args.rtt.unwrap_or_default();
         let proxy_http = format!("127.0.0.1:{}", free_port()?);
         let url = parsed(&proxy_http)?;
-        let mut own = Self { url, rtt, processes: vec![], relays: vec![], folder };
+        let mut own = Self { url, rtt, processes: vec![], nodes: vec![], relays: vec![], folder };
         let mut places = vec![];
         for id in 1..=args.nodes {
             // With relays what others reach and where the node listens are two addresses with one port.
@@ -171,7 +173,8 @@ impl Own {
                 own.relays.push(relay);
             }
             let http = format!("{listens}:{http}");
-            let data = own.folder.path().join(format!("node-{id}"));
+            own.nodes.push(parsed(&http)?);
+            let data = own.node_folder(usize::from(*id) - 1);
             let arguments = [
                 flag("--id", id),
                 flag("--data", data.display()),
@@ -227,6 +230,11 @@ impl Own {
     /// Which one does not, with its last words.
     pub fn check(&mut self) -> Result<(), CommandError> {
         self.processes.iter_mut().try_for_each(Process::check)
+    }
+
+    /// The data folder of a node, counted from 0.
+    pub fn node_folder(&self, node: usize) -> PathBuf {
+        self.folder.path().join(format!("node-{}", node + 1))
     }
 
     /// The folder that holds everything.

@@ -46,7 +46,15 @@ pub fn samples(text: &str) -> Vec<Sample> {
 /// # Errors
 /// When it does not answer.
 pub async fn metrics(url: &BaseUrl) -> Result<Vec<Sample>, CommandError> {
-    let reply = call_once(&mut Client::new(url.clone()), &Call::get("/metrics")).await?;
+    metrics_of(&mut Client::new(url.clone())).await
+}
+
+/// The same on a connection that is kept.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn metrics_of(client: &mut Client) -> Result<Vec<Sample>, CommandError> {
+    let reply = call_once(client, &Call::get("/metrics")).await?;
     Ok(samples(&String::from_utf8_lossy(&reply.body)))
 }
 
@@ -67,12 +75,16 @@ pub async fn nodes(client: &mut Client) -> Result<Vec<BaseUrl>, CommandError> {
 /// # Errors
 /// When one does not answer.
 pub async fn sum_over_nodes(client: &mut Client, name: &str) -> Result<f64, CommandError> {
-    let mut sum = 0.0;
+    let mut total = 0.0;
     for node in nodes(client).await? {
-        sum +=
-            metrics(&node).await?.iter().filter(|sample| sample.name == name).map(|sample| sample.value).sum::<f64>();
+        total += sum(&metrics(&node).await?, &[name]);
     }
-    Ok(sum)
+    Ok(total)
+}
+
+/// The sum of some metrics in the samples of one process.
+pub fn sum(samples: &[Sample], names: &[&str]) -> f64 {
+    samples.iter().filter(|sample| names.contains(&sample.name.as_str())).map(|sample| sample.value).sum()
 }
 
 /// Bytes of all files below a folder; those that go away meanwhile are passed over.

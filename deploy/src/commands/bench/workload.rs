@@ -1,7 +1,7 @@
 //! What the clients send, and what counts as the right answer.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value as Json, json};
 
@@ -39,6 +39,9 @@ pub trait Workload: Send + Sync + 'static {
 
     /// A request.
     fn request(&self, turn: Turn) -> Call;
+
+    /// Learns when an operation that succeeded began and ended.
+    fn took(&self, _begin: Instant, _end: Instant) {}
 
     /// Checks the successful reply to that request; the error is the code to count it under.
     ///

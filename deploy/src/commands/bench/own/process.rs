@@ -2,8 +2,9 @@
 //! systems these figures are missing).
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ const SHOWN_LINES: usize = 20;
 /// A process; it is killed when this is dropped.
 pub struct Process {
     name: String,
+    arguments: Vec<String>,
     log: PathBuf,
     child: Child,
 }
@@ -39,19 +41,39 @@ impl Process {
     /// # Errors
     /// When it cannot be started.
     pub fn start(name: &str, arguments: &[String], log: PathBuf) -> Result<Self, CommandError> {
-        let start = || {
-            let out = File::create(&log)?;
-            let program = std::env::current_exe()?;
-            let mut command = Command::new(program);
-            command.args(arguments).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
-            // What is set for this command is not meant for the servers.
-            for variable in ["FLOTILLA_META", "FLOTILLA_HTTP"] {
-                command.env_remove(variable);
-            }
-            command.process_group(0).spawn()
-        };
-        let child = start().map_err(|error| CommandError::io(format!("cannot start {name}"), &error))?;
-        Ok(Self { name: name.to_owned(), log, child })
+        let child =
+            Self::spawn(arguments, &log).map_err(|error| CommandError::io(format!("cannot start {name}"), &error))?;
+        Ok(Self { name: name.to_owned(), arguments: arguments.to_vec(), log, child })
+    }
+
+    fn spawn(arguments: &[String], log: &Path) -> io::Result<Child> {
+        let out = File::create(log)?;
+        let program = std::env::current_exe()?;
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        // What is set for this command is not meant for the servers.
+        for variable in ["FLOTILLA_META", "FLOTILLA_HTTP"] {
+            command.env_remove(variable);
+        }
+        command.process_group(0).spawn()
+    }
+
+    /// Kills it (SIGKILL) and waits until it is gone.
+    pub fn kill(&mut self) {
+        // It may have ended already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+
+    /// Starts it again, as it was started first; its log begins anew.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_again(&mut self) -> Result<(), CommandError> {
+        self.kill();
+        let started = Self::spawn(&self.arguments, &self.log);
+        self.child = started.map_err(|error| CommandError::io(format!("cannot start {}", self.name), &error))?;
+        Ok(())
     }
 
     /// Its name in reports.
@@ -96,9 +118,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended already.
-        self.child.kill().ok();
-        self.child.wait().ok();
+        self.kill();
     }
 }
 
