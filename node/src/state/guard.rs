@@ -6,6 +6,7 @@
 //! therefore the statements of each mode live under texts of their own ([`Guard::prepare`]), or the
 //! text `COMMIT` of a client would find the one that we prepared for ourselves.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
@@ -13,10 +14,14 @@ use flotilla_shared::closed::{is_internal, is_read_pragma};
 use flotilla_shared::error::{Code, Error};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
-use rusqlite::{CachedStatement, Connection, ffi};
+use rusqlite::{CachedStatement, Connection, Statement, ffi};
 
 /// Longest SQL text, in bytes.
 pub const MAX_SQL_BYTES: i32 = 1 << 20;
+
+/// Longest text of a statement that stays prepared. Prepared it takes some ten times as much, and a connection keeps
+/// hundreds; longer ones mostly hold values, and do not come again. A thousand rows of arguments fit.
+const MAX_KEPT_SQL_BYTES: usize = 16 << 10;
 
 /// Largest value and row, in bytes: a few of them must fit a log entry and a frame.
 pub const MAX_VALUE_BYTES: i32 = 16 << 20;
@@ -138,7 +143,7 @@ impl Guard {
     ///
     /// # Errors
     /// What SQLite says; [`Self::explain`] turns it into an answer.
-    pub fn prepare<'db>(&self, db: &'db Connection, mode: Mode, sql: &str) -> rusqlite::Result<CachedStatement<'db>> {
+    pub fn prepare<'db>(&self, db: &'db Connection, mode: Mode, sql: &str) -> rusqlite::Result<Prepared<'db>> {
         if is_blank(sql) {
             // SQLite prepares it as nothing at all, and its words about that are those of an earlier error.
             let misuse = ffi::Error::new(ffi::SQLITE_MISUSE);
@@ -149,7 +154,7 @@ impl Guard {
         // every replica.
         statement.reset_status(rusqlite::StatementStatus::VmStep);
         self.0.checks.store(0, Ordering::Relaxed);
-        Ok(statement)
+        Ok(Prepared { statement: Some(statement), keep: sql.len() <= MAX_KEPT_SQL_BYTES })
     }
 
     /// What to answer for an error of a statement that ran [`Self::within`] a mode.
@@ -159,6 +164,37 @@ impl Guard {
             true => Error::new(Code::Forbidden, reply.message)
                 .hint("ATTACH, transactions, most PRAGMAs and internal tables are not open to clients"),
             false => reply,
+        }
+    }
+}
+
+/// A client's statement, ready to run.
+pub struct Prepared<'db> {
+    /// There until the end.
+    statement: Option<CachedStatement<'db>>,
+    keep: bool,
+}
+
+impl<'db> Deref for Prepared<'db> {
+    type Target = Statement<'db>;
+
+    fn deref(&self) -> &Statement<'db> {
+        self.statement.as_ref().expect("there until it is dropped")
+    }
+}
+
+impl<'db> DerefMut for Prepared<'db> {
+    fn deref_mut(&mut self) -> &mut Statement<'db> {
+        self.statement.as_mut().expect("there until it is dropped")
+    }
+}
+
+impl Drop for Prepared<'_> {
+    fn drop(&mut self) {
+        if !self.keep
+            && let Some(statement) = self.statement.take()
+        {
+            statement.discard();
         }
     }
 }

@@ -5,6 +5,7 @@ mod copies;
 mod determinism;
 mod files;
 mod guard;
+mod kept;
 mod measure;
 pub(crate) mod moves;
 mod property;
