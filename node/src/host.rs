@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use flotilla_shared::budget::Budget;
 use flotilla_shared::client::Cluster;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, NodeId, ReplicaId, RequestId};
@@ -30,7 +31,7 @@ use crate::jobs::heard::Heard;
 use crate::log::{GroupLog, RealDisk, Wal, WalOptions, WriterThread};
 use crate::network::Network;
 use crate::options::NodeOptions;
-use crate::propose::{MAX_WAITING, Proposal, propose_writes};
+use crate::propose::{MAX_WAITING, MAX_WAITING_BYTES, Proposal, propose_writes};
 use crate::pulse::{Ear, Heart, Pulse};
 use crate::read::Reads;
 use crate::state::machine::StateHandle;
@@ -196,6 +197,7 @@ pub struct Host {
     stopping: AtomicBool,
     stopped: watch::Sender<bool>,
     streams: Arc<Semaphore>,
+    waiting: Arc<Budget>,
     balancer: Mutex<Option<BalancerStatus>>,
     heard: Heard,
     pulse: Pulse,
@@ -234,6 +236,7 @@ impl Host {
             stopping: AtomicBool::new(false),
             stopped: watch::channel(false).0,
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            waiting: Budget::new(MAX_WAITING_BYTES),
             balancer: Mutex::default(),
             heard: Heard::default(),
             pulse: Pulse::start(options.heartbeat_interval),
@@ -279,6 +282,11 @@ impl Host {
     /// Places for reads that are answered in pieces.
     pub fn streams(&self) -> &Arc<Semaphore> {
         &self.streams
+    }
+
+    /// Room for the bytes of writes that wait.
+    pub fn waiting(&self) -> &Arc<Budget> {
+        &self.waiting
     }
 
     /// Which nodes were heard of.

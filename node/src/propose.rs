@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use flotilla_shared::budget::Taken;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::NodeId;
 use flotilla_shared::rpc::{Reply, payload};
@@ -23,6 +24,10 @@ use crate::stages::{NodeStages, Stage};
 
 /// Requests that may wait for a proposal; beyond it they are refused with `overloaded`.
 pub const MAX_WAITING: usize = 4096;
+
+/// Bytes of the writes that may wait on one node, all groups together; refused like those beyond
+/// [`MAX_WAITING`]. Eight of the largest requests, or some seconds of what a disk takes.
+pub const MAX_WAITING_BYTES: usize = 64 << 20;
 
 /// Writes of one entry: beyond some hundreds nothing is gained, and one entry is applied in one go.
 const MAX_WRITES_PER_ENTRY: usize = 1024;
@@ -45,6 +50,8 @@ pub struct Proposal {
     pub reply: Reply,
     /// When it came.
     pub arrived: Instant,
+    /// Its part of [`MAX_WAITING_BYTES`].
+    pub room: Taken,
 }
 
 /// Microseconds since 1970.

@@ -21,7 +21,7 @@ use crate::jobs::heard;
 use crate::members;
 use crate::network::{KIND_RAFT, RaftSession};
 use crate::proof::read_index;
-use crate::propose::{MAX_REQUEST_BYTES, Proposal, propose_one, respond};
+use crate::propose::{MAX_REQUEST_BYTES, MAX_WAITING_BYTES, Proposal, propose_one, respond};
 use crate::read;
 use crate::state::store::block;
 use crate::streams::Streams;
@@ -118,7 +118,11 @@ fn enqueue(host: &Host, group: GroupId, writes: Vec<Write>, reply: Reply) {
                 .hint("split it, or keep large blobs elsewhere");
         return refuse(reply, error);
     }
-    if let Err(refused) = replica.proposals().try_send(Proposal { writes, reply, arrived: Instant::now() }) {
+    let Some(room) = host.waiting().take(bytes) else {
+        let why = format!("writes of more than {MAX_WAITING_BYTES} bytes wait on this node");
+        return refuse(reply, Error::new(Code::Overloaded, why).hint("retry after a moment"));
+    };
+    if let Err(refused) = replica.proposals().try_send(Proposal { writes, reply, arrived: Instant::now(), room }) {
         let (proposal, error) = match refused {
             mpsc::error::TrySendError::Full(proposal) => (
                 proposal,

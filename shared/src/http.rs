@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -18,10 +18,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::budget::{Budget, Taken};
 use crate::error::{Class, Code, Error};
 
 /// Largest request body. A log entry must fit a frame with room to spare.
 pub const MAX_BODY_BYTES: usize = 16 << 20;
+
+/// Bytes of bodies that one server holds at a time, more are refused: a thousand requests of the largest size
+/// would take all memory. Tens of clients that load as fast as they can stay far below it.
+pub const MAX_BODIES_BYTES: usize = 128 << 20;
 
 /// Connections served at once; more wait in the listen queue of the kernel.
 pub const MAX_CONNECTIONS: usize = 4096;
@@ -179,6 +184,7 @@ where
 {
     let handler = Arc::new(handler);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let bodies = Budget::new(MAX_BODIES_BYTES);
     let graceful = hyper_util::server::graceful::GracefulShutdown::new();
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
@@ -195,11 +201,11 @@ where
             }
         };
         socket.set_nodelay(true).ok();
-        let handler = Arc::clone(&handler);
+        let (handler, bodies) = (Arc::clone(&handler), Arc::clone(&bodies));
         let service = service_fn(move |request: Request<Incoming>| {
-            let handler = Arc::clone(&handler);
+            let (handler, mut held) = (Arc::clone(&handler), bodies.open());
             async move {
-                Ok::<_, Infallible>(match read(request).await {
+                Ok::<_, Infallible>(match read(request, &mut held).await {
                     Ok(request) => handler(request).await,
                     Err(refusal) => error(&refusal),
                 })
@@ -223,21 +229,97 @@ where
     tokio::time::timeout(drain, graceful.shutdown()).await.ok();
 }
 
-async fn read(request: Request<Incoming>) -> Result<HttpRequest, Error> {
+async fn read(request: Request<Incoming>, held: &mut Taken) -> Result<HttpRequest, Error> {
     let (parts, body) = request.into_parts();
-    let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|error| {
-        match error.downcast_ref::<LengthLimitError>() {
-            Some(_) => Error::new(Code::TooLarge, format!("the body is over {MAX_BODY_BYTES} bytes"))
-                .hint("send smaller batches"),
-            None => Error::new(Code::BadRequest, format!("the body could not be read: {error}")),
-        }
-    })?;
+    let body = collect(body, held).await?;
     let query = parts.uri.query().unwrap_or("");
     Ok(HttpRequest {
         method: parts.method,
         path: parts.uri.path().to_owned(),
         params: form_urlencoded::parse(query.as_bytes()).map(|(k, v)| (k.into_owned(), v.into_owned())).collect(),
         headers: parts.headers,
-        body: body.to_bytes(),
+        body,
     })
+}
+
+/// Reads a body. What has come of it counts, not what was announced: nobody holds room by promises.
+async fn collect(body: Incoming, held: &mut Taken) -> Result<Bytes, Error> {
+    let (mut body, mut first, mut whole) = (Limited::new(body, MAX_BODY_BYTES), None, BytesMut::new());
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+            Some(_) => Error::new(Code::TooLarge, format!("the body is over {MAX_BODY_BYTES} bytes"))
+                .hint("send smaller batches"),
+            None => Error::new(Code::BadRequest, format!("the body could not be read: {error}")),
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if !held.more(data.len()) {
+            let why = format!("requests at work hold {MAX_BODIES_BYTES} bytes of bodies");
+            return Err(Error::new(Code::Overloaded, why).hint("retry after a moment, or send smaller batches"));
+        }
+        match (&first, whole.is_empty()) {
+            // A body that comes in one piece, as most do, is not copied.
+            (None, true) => first = Some(data),
+            _ => {
+                whole.extend_from_slice(&first.take().unwrap_or_default());
+                whole.extend_from_slice(&data);
+            }
+        }
+    }
+    Ok(first.unwrap_or_else(|| whole.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// Requests of the largest size that are not answered yet fill the room for bodies; the next is refused with
+    /// `overloaded` and costs nothing, small ones go on, and once those are answered large ones do, too.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn bodies_are_bounded() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (at_work, answer) = (Arc::new(AtomicUsize::new(0)), watch::channel(false).0);
+        let (count, answered) = (Arc::clone(&at_work), answer.subscribe());
+        let handler = move |request: HttpRequest| {
+            let (count, mut answered) = (Arc::clone(&count), answered.clone());
+            async move {
+                if request.body.len() == MAX_BODY_BYTES {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    answered.wait_for(|answered| *answered).await.unwrap();
+                }
+                json(200, &serde_json::json!(request.body.len()))
+            }
+        };
+        let (_stop, stopped) = watch::channel(false);
+        tokio::spawn(serve(listener, handler, stopped, Duration::ZERO));
+        let post = |bytes: usize| async move {
+            let mut socket = TcpStream::connect(addr).await.unwrap();
+            let head = format!("POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {bytes}\r\n\r\n");
+            socket.write_all(head.as_bytes()).await.unwrap();
+            // A refusal may come before the body has been sent.
+            socket.write_all(&vec![b'x'; bytes]).await.ok();
+            let mut reply = vec![];
+            socket.read_to_end(&mut reply).await.ok();
+            String::from_utf8_lossy(&reply).into_owned()
+        };
+        let held: Vec<_> = (0..MAX_BODIES_BYTES / MAX_BODY_BYTES).map(|_| tokio::spawn(post(MAX_BODY_BYTES))).collect();
+        while at_work.load(Ordering::SeqCst) < held.len() {
+            tokio::task::yield_now().await;
+        }
+        // The room is full to the last byte.
+        let refused = post(1).await;
+        assert!(refused.contains("overloaded") && refused.contains("retry-after"), "{refused}");
+        assert!(post(0).await.starts_with("HTTP/1.1 200"));
+        answer.send_replace(true);
+        for reply in held {
+            let reply = reply.await.unwrap();
+            assert!(reply.starts_with("HTTP/1.1 200") && reply.ends_with(&MAX_BODY_BYTES.to_string()), "{reply}");
+        }
+        assert!(post(MAX_BODY_BYTES).await.starts_with("HTTP/1.1 200"));
+    }
 }

@@ -4,8 +4,10 @@
 //! A request comes in as JSON ([`http`]), its SQL becomes tokens ([`lex`]), its arguments
 //! [`value::Value`]s, its key a slot ([`slot`]), the slot a shard ([`registry`]); it travels to a node
 //! as a [`wire::Request`] over [`rpc`], sent by [`client`], and what goes wrong on the way is an
-//! [`error::Error`]. What each stage takes is kept in [`stages`].
+//! [`error::Error`]. What each stage takes is kept in [`stages`]; how much may be held
+//! at a time in [`budget`].
 
+pub mod budget;
 pub mod client;
 pub mod closed;
 pub mod copies;

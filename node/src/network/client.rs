@@ -225,7 +225,11 @@ impl RaftNetworkV2<Types> for Target {
                     let connection = Arc::clone(&connection);
                     async move {
                         let payload = this.encode(Message::Append(request));
-                        connection.send(KIND_RAFT, payload).await.map_err(|error| unreachable(&error))
+                        // What waits for a peer that stands still is bounded, and so is the wait for room.
+                        match tokio::time::timeout(APPEND_TIMEOUT, connection.send(KIND_RAFT, payload)).await {
+                            Ok(sent) => sent.map_err(|error| unreachable(&error)),
+                            Err(_) => Err(failed("no room in its queue in time".into())),
+                        }
                     }
                 })
                 .map(appended)

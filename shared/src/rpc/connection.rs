@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::frame::{Frame, FrameReader, write_frames};
 use super::greeting::{GreetError, greet};
-use super::{KIND_ANSWER, SEND_QUEUE_FRAMES};
+use super::{KIND_ANSWER, SEND_QUEUE_BYTES, SEND_QUEUE_FRAMES};
 
 /// Why a call got no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +49,8 @@ type Waiting = Mutex<Option<HashMap<u64, oneshot::Sender<Bytes>>>>;
 pub struct Connection {
     addr: String,
     queue: mpsc::Sender<Frame>,
+    /// Of the bytes that may wait for the socket; closed once the connection is lost.
+    room: Arc<Semaphore>,
     waiting: Arc<Waiting>,
     next_id: AtomicU64,
 }
@@ -65,15 +67,17 @@ impl Connection {
         let (read, write) = socket.into_split();
         let (queue, frames) = mpsc::channel(SEND_QUEUE_FRAMES);
         let waiting = Arc::new(Mutex::new(Some(HashMap::new())));
-        let lost = Arc::clone(&waiting);
+        let room = Arc::new(Semaphore::new(SEND_QUEUE_BYTES));
+        let (lost, lost_room) = (Arc::clone(&waiting), Arc::clone(&room));
         tokio::spawn(async move {
             let reading = read_answers(FrameReader::new(read), &lost);
             let writing = write_frames(write, frames);
             // Either end gone means that no further answer can be trusted to come.
             tokio::select! { _ = reading => (), _ = writing => () }
             lock(&lost).take();
+            lost_room.close();
         });
-        Ok(Self { addr: addr.to_owned(), queue, waiting, next_id: AtomicU64::new(1) })
+        Ok(Self { addr: addr.to_owned(), queue, room, waiting, next_id: AtomicU64::new(1) })
     }
 
     /// Has the connection been lost?
@@ -87,6 +91,10 @@ impl Connection {
     /// # Errors
     /// [`RpcError::NotSent`].
     pub async fn send(self: &Arc<Self>, kind: u8, payload: Bytes) -> Result<Answer, RpcError> {
+        // One that is larger than all the room is sent when it has all of it.
+        let bytes = payload.len().min(SEND_QUEUE_BYTES) as u32;
+        let room = Arc::clone(&self.room).acquire_many_owned(bytes).await;
+        let room = Some(room.map_err(|_| self.not_sent("the connection was lost"))?);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         match lock(&self.waiting).as_mut() {
@@ -94,7 +102,7 @@ impl Connection {
             None => return Err(self.not_sent("the connection was lost")),
         };
         let answer = Answer { connection: Arc::clone(self), id, receiver };
-        if self.queue.send(Frame { kind, id, payload }).await.is_err() {
+        if self.queue.send(Frame { kind, id, payload, _room: room }).await.is_err() {
             return Err(self.not_sent("the connection was lost"));
         }
         Ok(answer)

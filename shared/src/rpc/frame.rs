@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::MAX_FRAME_BYTES;
 
@@ -19,6 +19,8 @@ pub(super) struct Frame {
     pub kind: u8,
     pub id: u64,
     pub payload: Bytes,
+    /// Its place among the bytes that wait, for frames that are calls.
+    pub _room: Option<OwnedSemaphorePermit>,
 }
 
 /// Writes frames from `queue` until it closes: all that wait go out together, and so do those of tasks that are
@@ -76,7 +78,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                     frame.advance(4);
                     let kind = frame.get_u8();
                     let id = frame.get_u64_le();
-                    return Ok(Some(Frame { kind, id, payload: frame.freeze() }));
+                    return Ok(Some(Frame { kind, id, payload: frame.freeze(), _room: None }));
                 }
                 self.buffer.reserve(HEADER_BYTES + length - self.buffer.len());
             } else {

@@ -28,12 +28,12 @@ impl Reply {
     /// Sends the answer.
     pub async fn send(self, payload: Bytes) {
         // A lost connection has nobody who waits.
-        self.queue.send(Frame { kind: KIND_ANSWER, id: self.id, payload }).await.ok();
+        self.queue.send(Frame { kind: KIND_ANSWER, id: self.id, payload, _room: None }).await.ok();
     }
 
     /// Sends the answer without waiting: a caller that reads slowly holds up nobody but itself.
     pub fn send_now(self, payload: Bytes) {
-        let frame = Frame { kind: KIND_ANSWER, id: self.id, payload };
+        let frame = Frame { kind: KIND_ANSWER, id: self.id, payload, _room: None };
         if let Err(mpsc::error::TrySendError::Full(frame)) = self.queue.try_send(frame) {
             // Bounded by what one connection may have in work.
             tokio::spawn(async move { Self { ..self }.send(frame.payload).await });
