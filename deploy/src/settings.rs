@@ -56,6 +56,9 @@ pub struct NodeSettings {
     /// Log entries of a group after which its log is compacted [default: 10000]
     #[arg(long, value_name = "N")]
     pub snapshot_threshold: Option<u64>,
+    /// Bytes of log entries of all groups after which the log is compacted, too [default: 536870912]
+    #[arg(long, value_name = "BYTES")]
+    pub max_log_bytes: Option<u64>,
     /// Also run a proxy on this address
     #[arg(long, value_name = "HOST:PORT")]
     pub proxy: Option<String>,
@@ -97,6 +100,7 @@ impl NodeSettings {
             election_timeout_max: self.election_timeout_max.or(below.election_timeout_max),
             heartbeat_interval: self.heartbeat_interval.or(below.heartbeat_interval),
             snapshot_threshold: self.snapshot_threshold.or(below.snapshot_threshold),
+            max_log_bytes: self.max_log_bytes.or(below.max_log_bytes),
             proxy: self.proxy.or(below.proxy),
             log_level: self.log_level.or(below.log_level),
             log_format: self.log_format.or(below.log_format),
@@ -155,6 +159,7 @@ impl NodeSettings {
             election_timeout_max: self.election_timeout_max.unwrap_or(default.election_timeout_max),
             heartbeat_interval: self.heartbeat_interval.unwrap_or(default.heartbeat_interval),
             snapshot_threshold: self.snapshot_threshold.unwrap_or(default.snapshot_threshold),
+            max_log_bytes: self.max_log_bytes.unwrap_or(default.max_log_bytes),
             readers: default.readers,
             fsync_delay: self.test_fsync_delay.unwrap_or(default.fsync_delay),
             pauses: self.test_pauses.clone(),

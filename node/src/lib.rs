@@ -6,7 +6,7 @@
 //! it, the state machine ([`state`]) applies it and answers. Reads wait for a proof of leadership that they
 //! share ([`read`]), or of how new what a replica holds is ([`proof`]). [`host`] starts and stops replicas, [`pulse`] sends their heartbeats, [`handover`] passes leadership on, [`balance`]
 //! spreads it over the nodes, [`streams`] answers large reads in pieces, [`bootstrap`] brings a cluster into
-//! being, [`members`] changes who belongs to a group, [`jobs`] drives long work from the leader of `meta`,
+//! being, [`compact`] keeps the log small, [`members`] changes who belongs to a group, [`jobs`] drives long work from the leader of `meta`,
 //! [`api`] answers people over HTTP, [`metrics`] machines; [`stages`] tells them where the time goes, [`busy`] when
 //! background work is under way.
 
@@ -14,6 +14,7 @@ pub mod api;
 pub mod balance;
 pub mod bootstrap;
 pub mod busy;
+pub mod compact;
 pub mod consensus;
 pub mod handover;
 pub mod host;

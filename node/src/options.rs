@@ -35,6 +35,8 @@ pub struct NodeOptions {
     pub heartbeat_interval: Duration,
     /// Entries after which the log is compacted.
     pub snapshot_threshold: u64,
+    /// Bytes of entries that the log of all groups holds; above, it is compacted before it has that many entries.
+    pub max_log_bytes: u64,
     /// Read-only connections kept per group.
     pub readers: usize,
     /// Extra time before each sync of the log: for tests of slow disks.
@@ -59,6 +61,9 @@ impl Default for NodeOptions {
             election_timeout_max: Duration::from_millis(1200),
             heartbeat_interval: Duration::from_millis(150),
             snapshot_threshold: 10_000,
+            // A start reads it in less than a second; and followers that are some hundred megabytes behind still
+            // get entries, not all pages.
+            max_log_bytes: 512 << 20,
             readers: 4,
             fsync_delay: Duration::ZERO,
             pauses: None,
@@ -112,6 +117,9 @@ impl NodeOptions {
         if !(16..=10_000_000).contains(&self.snapshot_threshold) {
             return bad("snapshot-threshold", "it must be from 16 to 10000000 entries");
         }
+        if self.max_log_bytes < 1 << 20 {
+            return bad("max-log-bytes", "it must be at least 1048576");
+        }
         if !(1..=1024).contains(&self.readers) {
             return bad("readers", "it must be from 1 to 1024");
         }
@@ -150,6 +158,7 @@ mod tests {
         assert_eq!(with(|o| o.election_timeout_min = Duration::from_secs(9)), Some("election-timeout-min"));
         assert_eq!(with(|o| o.heartbeat_interval = Duration::from_secs(1)), Some("heartbeat-interval"));
         assert_eq!(with(|o| o.snapshot_threshold = 1), Some("snapshot-threshold"));
+        assert_eq!(with(|o| o.max_log_bytes = 1), Some("max-log-bytes"));
         assert_eq!(with(|o| o.zone = Some("eu west".into())), Some("zone"));
         assert_eq!(with(|o| o.join = Some("x".into())), Some("join"));
     }

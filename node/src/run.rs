@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::host::Host;
 use crate::options::NodeOptions;
 use crate::server::NodeSession;
-use crate::{api, balance, bootstrap, jobs, members};
+use crate::{api, balance, bootstrap, compact, jobs, members};
 
 /// How long requests under way may take when the node stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -55,6 +55,7 @@ impl Node {
             tokio::spawn(balance::drive(Arc::clone(&host), stopped)),
             tokio::spawn(bootstrap::catch_up(Arc::clone(&host))),
             tokio::spawn(members::sweep(Arc::clone(&host))),
+            tokio::spawn(compact::keep_small(Arc::clone(&host))),
         ];
         let answering = Arc::clone(&host);
         let handler = move |request| api::handle(Arc::clone(&answering), request);

@@ -160,6 +160,20 @@ impl Index {
         found
     }
 
+    /// The group with most bytes of live entries, and the index of the last entry of their first half.
+    pub fn half_of_largest(&self) -> Option<(GroupId, u64)> {
+        let bytes_of = |g: &GroupIndex| g.entries.iter().map(|slot| slot.place.record_len()).sum::<u64>();
+        let sizes = self.groups.iter().map(|(group, g)| (bytes_of(g), group, g));
+        let (bytes, group, g) = sizes.max_by_key(|(bytes, ..)| *bytes).filter(|(bytes, ..)| *bytes > 0)?;
+        let mut before = 0;
+        let half = g.entries.iter().take_while(|slot| {
+            before += slot.place.record_len();
+            before * 2 <= bytes
+        });
+        // At least one goes, however large the others are.
+        Some((*group, g.first + (half.count() as u64).max(1) - 1))
+    }
+
     /// Which index must come next; none if any may.
     pub fn expected(&self, group: GroupId) -> Option<u64> {
         let g = self.groups.get(&group)?;

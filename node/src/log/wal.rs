@@ -194,6 +194,12 @@ impl Wal {
         self.shared.core().index.bounds(group)
     }
 
+    /// The group with most bytes of entries, and the index up to which lies half of them. Takes time in proportion
+    /// to the entries.
+    pub fn half_of_largest(&self) -> Option<(GroupId, u64)> {
+        self.shared.core().index.half_of_largest()
+    }
+
     /// The log's counters.
     pub fn stats(&self) -> &WalStats {
         &self.shared.stats

@@ -80,6 +80,15 @@ impl Process {
         line.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number of KiB")
     }
 
+    /// Lets [`Self::peak_memory_kib`] start anew at what it holds now.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn forget_peak(&self) {
+        // 5 resets the peak (proc(5), clear_refs).
+        std::fs::write(format!("/proc/{}/clear_refs", self.id()), "5").expect("own children can be looked at");
+    }
+
     /// Has it been started, and not ended since?
     pub fn is_running(&mut self) -> bool {
         match &mut self.child {
