@@ -65,6 +65,8 @@ pub fn render(host: &Host) -> String {
     gauge("log_records", "Records written to the log since start", None, stats.records.load(Ordering::Relaxed));
     gauge("log_segments", "Segment files of the log", None, stats.segments.load(Ordering::Relaxed));
     gauge("log_written", "Written to the log since start", Some(Unit::Bytes), stats.bytes.load(Ordering::Relaxed));
+    let waiting = host.waiting().taken_bytes() as u64;
+    gauge("waiting_writes", "Writes that wait to be proposed", Some(Unit::Bytes), waiting);
     let live = stats.live_bytes.load(Ordering::Relaxed);
     gauge("log_live", "Entries and marks of the log that are still needed", Some(Unit::Bytes), live);
     gauge("log_queue", "Waiting for the log", Some(Unit::Bytes), stats.queue_bytes.load(Ordering::Relaxed));

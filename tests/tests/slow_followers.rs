@@ -13,7 +13,7 @@ use flotilla_shared::http::MAX_BODIES_BYTES;
 use flotilla_shared::rpc::SEND_QUEUE_BYTES;
 use flotilla_tests::harness::wait::{PATIENCE, eventually};
 use flotilla_tests::harness::writers::{self, Writers};
-use flotilla_tests::harness::{Cluster, Layout, Process};
+use flotilla_tests::harness::{Client, Cluster, Layout, Process};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Clients that write at the same time.
@@ -25,6 +25,10 @@ const ROW_BYTES: usize = 32 << 10;
 /// Rows written before anything stands still, so that caches are full, and then again: some 50 MB.
 const ROWS: u64 = 1600;
 
+/// Clients that write large rows, and bytes of each: more than a leader takes at a time.
+const LARGE_WRITERS: u64 = 80;
+const LARGE_BYTES: usize = 1 << 20;
+
 /// What a node holds that is not one of the bounds above: code, connections, SQLite's caches, requests that are
 /// remembered, and what the allocator keeps. It held 60 to 110 MiB.
 const ELSE_BYTES: u64 = 160 << 20;
@@ -35,9 +39,9 @@ fn node_bound() -> u64 {
     (log.queue_bytes + log.cache_bytes + 2 * SEND_QUEUE_BYTES + MAX_WAITING_BYTES) as u64 + ELSE_BYTES
 }
 
-/// What the proxy may hold. A body is there as JSON, as values and as a message.
+/// What the proxy may hold. A body is there as bytes, as JSON, as values and as a message.
 fn proxy_bound() -> u64 {
-    (3 * MAX_BODIES_BYTES + SEND_QUEUE_BYTES) as u64 + ELSE_BYTES
+    (4 * MAX_BODIES_BYTES + SEND_QUEUE_BYTES) as u64 + ELSE_BYTES
 }
 
 struct Scene {
@@ -109,6 +113,45 @@ async fn a_follower_stands_still() {
     scene.cluster.contents().await;
 }
 
+/// One follower is stopped and each sync of the other's disk takes 4 s, so little is committed, while clients
+/// send large rows, each of them again and again: the leader takes as many as it has room for and refuses the
+/// others, and when the followers go on, rows are written again, each once.
+#[tokio::test]
+async fn slow_majority() {
+    let mut scene = Scene::new().await;
+    let [stopped, slow] = [scene.follower, 3 - scene.leader - scene.follower];
+    let Some(slow) = SlowDisk::of(&scene.cluster.nodes[slow].process, 4_000_000).await else {
+        println!("SKIPPED: strace cannot slow a disk down here");
+        return;
+    };
+    scene.cluster.nodes[stopped].process.signal(Signal::STOP);
+    scene.forget_peaks();
+    let writers = Writers::start(&scene.cluster, 0, LARGE_WRITERS, LARGE_BYTES, true);
+    let (room, mut most) = (MAX_WAITING_BYTES as f64, 0_f64);
+    eventually("the leader has no room for another row", PATIENCE, async || {
+        let waiting = metric(&scene.cluster.nodes[scene.leader].http, "flotilla_node_waiting_writes_bytes").await?;
+        assert!(waiting <= room, "{waiting} bytes wait");
+        most = most.max(waiting);
+        if most + LARGE_BYTES as f64 > room { Ok(()) } else { Err(format!("{most} of {room} bytes")) }
+    })
+    .await;
+    scene.within_bounds("a slow majority");
+    drop(slow);
+    scene.cluster.nodes[stopped].process.signal(Signal::CONT);
+    writers.progress(8).await;
+    let journals = writers.stop().await;
+    scene.within_bounds("it goes on");
+    writers::check(&mut scene.cluster.session(), &journals, LARGE_BYTES).await;
+    scene.cluster.contents().await;
+}
+
+async fn metric(http: &str, name: &str) -> Result<f64, String> {
+    let reply = Client::new(http).get("/metrics").await?;
+    let text = String::from_utf8_lossy(&reply.body).into_owned();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    line.ok_or_else(|| format!("no {name}"))
+}
+
 /// `strace` that lets each sync of a process take longer, until it ends.
 struct SlowDisk(Child);
 
@@ -157,7 +200,7 @@ async fn the_leaders_disk_stands_still() {
     };
     let writers = Writers::start(&scene.cluster, 0, WRITERS, ROW_BYTES, true);
     writers.progress(ROWS).await;
-    let large = Writers::start(&scene.cluster, WRITERS, 16, 1 << 20, true);
+    let large = Writers::start(&scene.cluster, WRITERS, 16, LARGE_BYTES, true);
     large.progress(64).await;
     scene.within_bounds("the leader's disk stands still");
     drop(slow);
@@ -165,6 +208,6 @@ async fn the_leaders_disk_stands_still() {
     scene.catches_up(scene.leader).await;
     scene.within_bounds("it goes on");
     writers::check(&mut scene.cluster.session(), &journals, ROW_BYTES).await;
-    writers::check(&mut scene.cluster.session(), &large, 1 << 20).await;
+    writers::check(&mut scene.cluster.session(), &large, LARGE_BYTES).await;
     scene.cluster.contents().await;
 }
