@@ -2,7 +2,9 @@
 //!
 //! All writes that wait when the last proposal has been handed over become one entry: an idle group
 //! proposes at once, a busy one proposes many together, and no timer is in the way. A bounded number
-//! of entries is under way, so that the next one gathers while they replicate.
+//! of entries is under way, so that the next one gathers while they replicate. Who has waited for longer than
+//! its caller does is refused, not proposed: after an overload the callers have sent their writes again, and a
+//! queue of old ones would be worked off for nobody, while the new ones grow old behind it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -50,6 +52,8 @@ pub struct Proposal {
     pub reply: Reply,
     /// When it came.
     pub arrived: Instant,
+    /// When its caller gives up.
+    pub deadline: Instant,
     /// Its part of [`MAX_WAITING_BYTES`].
     pub room: Taken,
 }
@@ -87,21 +91,9 @@ pub async fn propose_writes(raft: Raft, mut queue: mpsc::Receiver<Proposal>, sta
                 None => return,
             },
         };
-        let (mut writes, mut replies) = (Vec::new(), Vec::new());
-        let mut bytes = 0;
-        let mut next = Some(first);
-        while let Some(proposal) = next.take() {
-            let size: usize = proposal.writes.iter().map(Write::size_bytes).sum();
-            let full = writes.len() + proposal.writes.len() > MAX_WRITES_PER_ENTRY || bytes + size > MAX_ENTRY_BYTES;
-            if full && !writes.is_empty() {
-                held = Some(proposal);
-                break;
-            }
-            bytes += size;
-            stages.observe(Stage::Queue, proposal.arrived.elapsed());
-            replies.push((proposal.writes.len(), proposal.reply));
-            writes.extend(proposal.writes);
-            next = queue.try_recv().ok();
+        let (writes, replies) = gather(first, &mut queue, &mut held, &stages);
+        if writes.is_empty() {
+            continue;
         }
         let (responder, outcome) = ProgressResponder::complete_only();
         let proposed = Instant::now();
@@ -121,6 +113,37 @@ pub async fn propose_writes(raft: Raft, mut queue: mpsc::Receiver<Proposal>, sta
             distribute(outcome, replies, &stages).await;
         });
     }
+}
+
+/// What goes into one entry: `first` and what waits behind it; what does not fit any more is `held` for the next.
+fn gather(
+    first: Proposal,
+    queue: &mut mpsc::Receiver<Proposal>,
+    held: &mut Option<Proposal>,
+    stages: &NodeStages,
+) -> (Vec<Write>, Vec<(usize, Reply)>) {
+    let (mut writes, mut replies) = (Vec::new(), Vec::new());
+    let (mut bytes, now) = (0, Instant::now());
+    let mut next = Some(first);
+    while let Some(proposal) = next.take() {
+        stages.observe(Stage::Queue, now.saturating_duration_since(proposal.arrived));
+        if proposal.deadline <= now {
+            let late = Error::new(Code::Overloaded, "the write waited for longer than its caller does");
+            proposal.reply.send_now(encoded(&Err(late.hint("retry after a moment"))));
+        } else {
+            let size: usize = proposal.writes.iter().map(Write::size_bytes).sum();
+            let full = writes.len() + proposal.writes.len() > MAX_WRITES_PER_ENTRY || bytes + size > MAX_ENTRY_BYTES;
+            if full && !writes.is_empty() {
+                *held = Some(proposal);
+                break;
+            }
+            bytes += size;
+            replies.push((proposal.writes.len(), proposal.reply));
+            writes.extend(proposal.writes);
+        }
+        next = queue.try_recv().ok();
+    }
+    (writes, replies)
 }
 
 async fn distribute(outcome: Result<Outcome, Error>, replies: Vec<(usize, Reply)>, stages: &NodeStages) {
@@ -191,11 +214,59 @@ pub fn read_error(error: &RaftError<Types, LinearizableReadError<Types>>) -> Err
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use flotilla_shared::budget::Budget;
     use flotilla_shared::error::Class;
+    use flotilla_shared::ids::RequestId;
+    use flotilla_shared::rpc::{self, Connection, Session};
     use openraft::errors::{ForwardReason, ForwardToLeader};
+
+    use tokio::net::TcpListener;
+    use tokio::sync::watch;
 
     use super::*;
     use crate::consensus::Peer;
+
+    /// Hands over the places of answers.
+    struct Answers(mpsc::UnboundedSender<Reply>);
+
+    impl Session for Answers {
+        fn handle(&mut self, _: u8, _: Bytes, reply: Reply) {
+            self.0.send(reply).ok();
+        }
+    }
+
+    /// Of three writes that waited, the first and the last for longer than their callers do: these two are told so,
+    /// and only the other goes into the entry.
+    #[tokio::test]
+    async fn late_writes_are_not_proposed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let ((given, mut replies), (_stop, stopped)) = (mpsc::unbounded_channel(), watch::channel(false));
+        tokio::spawn(rpc::serve(listener, move || Answers(given.clone()), stopped));
+        let connection = Arc::new(Connection::open(&addr).await.unwrap());
+        let (proposals, mut queue) = mpsc::channel(3);
+        let (budget, now, minute) = (Budget::new(0), Instant::now(), Duration::from_secs(60));
+        let mut answers = vec![];
+        for (id, deadline) in [(0, now), (1, now + minute), (2, now)] {
+            answers.push(connection.send(0, Bytes::new()).await.unwrap());
+            let writes = vec![Write { id: RequestId(id), route: None, statements: vec![] }];
+            let (reply, room) = (replies.recv().await.unwrap(), budget.open());
+            proposals.try_send(Proposal { writes, reply, arrived: now, deadline, room }).ok().unwrap();
+        }
+        let (first, mut held) = (queue.recv().await.unwrap(), None);
+        let (writes, kept) = gather(first, &mut queue, &mut held, &NodeStages::default());
+        assert_eq!(writes.iter().map(|write| write.id.0).collect::<Vec<_>>(), [1]);
+        assert!(held.is_none() && kept.len() == 1);
+        let on_time = answers.remove(1);
+        for late in answers {
+            let answer: Result<Response, Error> = postcard::from_bytes(&late.wait().await.unwrap()).unwrap();
+            assert_eq!(answer.unwrap_err().code, Code::Overloaded);
+        }
+        // Nobody has answered it yet.
+        assert!(tokio::time::timeout(Duration::ZERO, on_time.wait()).await.is_err());
+    }
 
     /// Whoever was sent on knows that nothing happened; whose entry was thrown away does not, since the next
     /// leader may have it. Both learn who leads.

@@ -72,7 +72,7 @@ impl NodeSession {
     fn dispatch(&self, envelope: Envelope, reply: Reply) {
         let timeout = Duration::from_millis(envelope.timeout_ms);
         match envelope.request {
-            Request::Write { group, writes } => enqueue(&self.host, group, writes, reply),
+            Request::Write { group, writes } => enqueue(&self.host, group, writes, timeout, reply),
             Request::Read { group, read } => read::enqueue(&self.host, group, read, timeout, reply),
             Request::Open { group, read, stream, life_ms } => {
                 let (host, life) = (Arc::clone(&self.host), Duration::from_millis(life_ms));
@@ -106,7 +106,7 @@ impl NodeSession {
     }
 }
 
-fn enqueue(host: &Host, group: GroupId, writes: Vec<Write>, reply: Reply) {
+fn enqueue(host: &Host, group: GroupId, writes: Vec<Write>, timeout: Duration, reply: Reply) {
     let replica = match host.hosted(group) {
         Ok(replica) => replica,
         Err(error) => return refuse(reply, error),
@@ -122,7 +122,9 @@ fn enqueue(host: &Host, group: GroupId, writes: Vec<Write>, reply: Reply) {
         let why = format!("writes of more than {MAX_WAITING_BYTES} bytes wait on this node");
         return refuse(reply, Error::new(Code::Overloaded, why).hint("retry after a moment"));
     };
-    if let Err(refused) = replica.proposals().try_send(Proposal { writes, reply, arrived: Instant::now(), room }) {
+    let arrived = Instant::now();
+    let proposal = Proposal { writes, reply, arrived, deadline: arrived + timeout, room };
+    if let Err(refused) = replica.proposals().try_send(proposal) {
         let (proposal, error) = match refused {
             mpsc::error::TrySendError::Full(proposal) => (
                 proposal,

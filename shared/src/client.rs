@@ -243,7 +243,8 @@ impl Cluster {
                     }
                     return Ok(response);
                 }
-                Ok(Err(error)) if asks_again(error.code) => {
+                // A refusal says nothing of an earlier try that may have gone through.
+                Ok(Err(error)) if asks_again(error.code) || (is_write && sent && error.code == Code::Overloaded) => {
                     // What a stopping node had proposed, or one that no longer leads, may be committed by the next leader.
                     sent |= matches!(error.code, Code::ShuttingDown | Code::OutcomeUnknown);
                     let hinted = self.note_leader(group, node, error.leader);
@@ -432,6 +433,35 @@ mod tests {
                 true => assert_eq!(answer, Ok(Response::Writes(vec![]))),
                 false => assert_eq!(answer.unwrap_err().code, Code::OutcomeUnknown),
             }
+        }
+    }
+
+    /// It lost the entry of the first try of a write, if `unsure`, and is too busy for all that follow.
+    struct Busy {
+        unsure: bool,
+    }
+
+    impl rpc::Session for Busy {
+        fn handle(&mut self, _: u8, _: Bytes, reply: rpc::Reply) {
+            let code = if std::mem::take(&mut self.unsure) { Code::OutcomeUnknown } else { Code::Overloaded };
+            let answer: Result<Response, Error> = Err(Error::new(code, "not now"));
+            reply.send_now(rpc::payload(&answer));
+        }
+    }
+
+    /// A node too busy for a write says so at once; but where an earlier try may have gone through, its being busy
+    /// does not mean that nothing was done.
+    #[tokio::test]
+    async fn a_busy_node_knows_nothing_of_earlier_tries() {
+        let (_stop, stopped) = watch::channel(false);
+        for (unsure, code) in [(false, Code::Overloaded), (true, Code::OutcomeUnknown)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let cluster = Cluster::new(vec![]);
+            cluster.learn(registry(&[&listener]));
+            tokio::spawn(rpc::serve(listener, move || Busy { unsure }, stopped.clone()));
+            let request = Request::Write { group: GroupId(1), writes: vec![] };
+            let answer = cluster.call(GroupId(1), request, Instant::now() + Duration::from_millis(300)).await;
+            assert_eq!(answer.unwrap_err().code, code);
         }
     }
 
