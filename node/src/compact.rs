@@ -2,8 +2,8 @@
 //!
 //! openraft compacts a group after a number of entries. Entries of a bulk load are a megabyte each, so ten
 //! thousand of them fill a disk, and a start reads all of it. So where the entries of all groups together
-//! take more than [`max_log_bytes`](crate::options::NodeOptions::max_log_bytes), the group that has most of them is
-//! compacted, and half of what it has goes.
+//! take more than [`max_log_bytes`](crate::options::NodeOptions::max_log_bytes), the groups that have most of them are
+//! compacted, and half of what each has goes, until that is enough.
 //!
 //! Input: what the log holds. Output: openraft is told to make the database durable and to purge; it keeps what is
 //! not durable, and what it is sending to a follower. A follower that needs what went gets pages.
@@ -16,7 +16,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::host::Host;
 
-/// How often the log is looked at: in this time no disk writes as much as is kept.
+/// How often the log is looked at. What was written since the look before may come on top of what is kept.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Looks at the log for ever.
@@ -26,18 +26,21 @@ pub async fn keep_small(host: Arc<Host>) {
     loop {
         looks.tick().await;
         let wal = host.wal();
-        if wal.stats().live_bytes.load(Ordering::Relaxed) <= host.options().max_log_bytes {
+        let live = wal.stats().live_bytes.load(Ordering::Relaxed);
+        let excess = live.saturating_sub(host.options().max_log_bytes);
+        if excess == 0 {
             continue;
         }
-        let Some((group, half)) = wal.half_of_largest() else { continue };
-        let Some(replica) = host.replica(group) else { continue };
-        let trigger = replica.raft().trigger();
-        // Only what is durable by now can go; what this makes durable goes at the next look.
-        if let Err(stopped) = trigger.purge_log(half).await {
-            tracing::debug!(%group, %stopped, "the log is not purged");
-        }
-        if let Err(stopped) = trigger.snapshot().await {
-            tracing::debug!(%group, %stopped, "the log is not compacted");
+        for (group, half) in wal.halves_of_largest(excess) {
+            let Some(replica) = host.replica(group) else { continue };
+            let trigger = replica.raft().trigger();
+            // Only what is durable by now can go; what this makes durable goes at the next look.
+            if let Err(stopped) = trigger.purge_log(half).await {
+                tracing::debug!(%group, %stopped, "the log is not purged");
+            }
+            if let Err(stopped) = trigger.snapshot().await {
+                tracing::debug!(%group, %stopped, "the log is not compacted");
+            }
         }
     }
 }

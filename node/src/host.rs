@@ -31,7 +31,7 @@ use crate::jobs::heard::Heard;
 use crate::log::{GroupLog, RealDisk, Wal, WalOptions, WriterThread};
 use crate::network::Network;
 use crate::options::NodeOptions;
-use crate::propose::{MAX_WAITING, MAX_WAITING_BYTES, Proposal, propose_writes};
+use crate::propose::{MAX_GROUP_WAITING_BYTES, MAX_WAITING, MAX_WAITING_BYTES, Proposal, propose_writes};
 use crate::pulse::{Ear, Heart, Pulse};
 use crate::read::Reads;
 use crate::state::machine::StateHandle;
@@ -88,6 +88,7 @@ pub struct Replica {
     raft: Raft,
     state: StateHandle,
     proposals: mpsc::Sender<Proposal>,
+    waiting: Arc<Budget>,
     reads: Reads,
     votes_from: Instant,
     caught_up: AtomicBool,
@@ -118,6 +119,11 @@ impl Replica {
     /// The queue of writes.
     pub fn proposals(&self) -> &mpsc::Sender<Proposal> {
         &self.proposals
+    }
+
+    /// Room for the bytes of writes that wait for it.
+    pub fn waiting(&self) -> &Arc<Budget> {
+        &self.waiting
     }
 
     /// The queues of reads.
@@ -432,7 +438,9 @@ impl Host {
         // A replica that is new to a group is waited for by the job that adds it, not by /readyz.
         let caught_up = AtomicBool::new(!restarted);
         let ear = Ear::new(self.options.heartbeat_interval, self.options.election_timeout_min);
-        let replica = Arc::new(Replica { group, id, raft, state, proposals, reads, votes_from, caught_up, ear });
+        let waiting = Budget::new(MAX_GROUP_WAITING_BYTES);
+        let replica = Replica { group, id, raft, state, proposals, waiting, reads, votes_from, caught_up, ear };
+        let replica = Arc::new(replica);
         self.pulse.join(&replica);
         tracing::info!(%group, replica = %id, "replica started");
         self.replicas.write().unwrap_or_else(PoisonError::into_inner).insert(group, replica);

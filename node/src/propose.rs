@@ -6,8 +6,9 @@
 //! its caller does is refused, not proposed: after an overload the callers have sent their writes again, and a
 //! queue of old ones would be worked off for nobody, while the new ones grow old behind it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flotilla_shared::budget::Taken;
@@ -30,6 +31,12 @@ pub const MAX_WAITING: usize = 4096;
 /// Bytes of the writes that may wait on one node, all groups together; refused like those beyond
 /// [`MAX_WAITING`]. Eight of the largest requests, or some seconds of what a disk takes.
 pub const MAX_WAITING_BYTES: usize = 64 << 20;
+
+/// Bytes of the writes that may wait for one group: one without a majority leaves room to the others.
+pub const MAX_GROUP_WAITING_BYTES: usize = MAX_WAITING_BYTES / 2;
+
+/// How often those who wait longer than usual are looked through for callers that have given up.
+pub const SWEEP: Duration = Duration::from_millis(100);
 
 /// Writes of one entry: beyond some hundreds nothing is gained, and one entry is applied in one go.
 const MAX_WRITES_PER_ENTRY: usize = 1024;
@@ -54,8 +61,8 @@ pub struct Proposal {
     pub arrived: Instant,
     /// When its caller gives up.
     pub deadline: Instant,
-    /// Its part of [`MAX_WAITING_BYTES`].
-    pub room: Taken,
+    /// Its part of [`MAX_WAITING_BYTES`], and of [`MAX_GROUP_WAITING_BYTES`].
+    pub room: [Taken; 2],
 }
 
 /// Microseconds since 1970.
@@ -81,10 +88,15 @@ pub async fn respond(reply: Reply, response: Result<Response, Error>) {
 /// Proposes what waits, until the queue closes.
 pub async fn propose_writes(raft: Raft, mut queue: mpsc::Receiver<Proposal>, stages: NodeStages) {
     let places = Arc::new(Semaphore::new(MAX_UNDER_WAY));
-    let mut held: Option<Proposal> = None;
+    let mut held = VecDeque::new();
     loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
-        let first = match held.take() {
+        let place = loop {
+            match tokio::time::timeout(SWEEP, Arc::clone(&places).acquire_owned()).await {
+                Ok(place) => break place.expect("never closed"),
+                Err(_) => sweep(&mut queue, &mut held),
+            }
+        };
+        let first = match held.pop_front() {
             Some(first) => first,
             None => match queue.recv().await {
                 Some(first) => first,
@@ -115,33 +127,52 @@ pub async fn propose_writes(raft: Raft, mut queue: mpsc::Receiver<Proposal>, sta
     }
 }
 
+/// Refuses those who have waited too long while no entry could be proposed; the others are `held`, in order.
+fn sweep(queue: &mut mpsc::Receiver<Proposal>, held: &mut VecDeque<Proposal>) {
+    while held.len() < MAX_WAITING
+        && let Ok(proposal) = queue.try_recv()
+    {
+        held.push_back(proposal);
+    }
+    let now = Instant::now();
+    let (late, rest): (VecDeque<_>, _) = held.drain(..).partition(|proposal| proposal.deadline <= now);
+    *held = rest;
+    late.into_iter().for_each(refuse_late);
+}
+
+fn refuse_late(proposal: Proposal) {
+    let late = Error::new(Code::Overloaded, "the write waited for longer than its caller does");
+    proposal.reply.send_now(encoded(&Err(late.hint("retry after a moment"))));
+}
+
 /// What goes into one entry: `first` and what waits behind it; what does not fit any more is `held` for the next.
 fn gather(
     first: Proposal,
     queue: &mut mpsc::Receiver<Proposal>,
-    held: &mut Option<Proposal>,
+    held: &mut VecDeque<Proposal>,
     stages: &NodeStages,
 ) -> (Vec<Write>, Vec<(usize, Reply)>) {
     let (mut writes, mut replies) = (Vec::new(), Vec::new());
     let (mut bytes, now) = (0, Instant::now());
     let mut next = Some(first);
     while let Some(proposal) = next.take() {
-        stages.observe(Stage::Queue, now.saturating_duration_since(proposal.arrived));
+        let waited = now.saturating_duration_since(proposal.arrived);
         if proposal.deadline <= now {
-            let late = Error::new(Code::Overloaded, "the write waited for longer than its caller does");
-            proposal.reply.send_now(encoded(&Err(late.hint("retry after a moment"))));
+            stages.observe(Stage::Queue, waited);
+            refuse_late(proposal);
         } else {
             let size: usize = proposal.writes.iter().map(Write::size_bytes).sum();
             let full = writes.len() + proposal.writes.len() > MAX_WRITES_PER_ENTRY || bytes + size > MAX_ENTRY_BYTES;
             if full && !writes.is_empty() {
-                *held = Some(proposal);
+                held.push_front(proposal);
                 break;
             }
+            stages.observe(Stage::Queue, waited);
             bytes += size;
             replies.push((proposal.writes.len(), proposal.reply));
             writes.extend(proposal.writes);
         }
-        next = queue.try_recv().ok();
+        next = held.pop_front().or_else(|| queue.try_recv().ok());
     }
     (writes, replies)
 }
@@ -214,8 +245,6 @@ pub fn read_error(error: &RaftError<Types, LinearizableReadError<Types>>) -> Err
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use flotilla_shared::budget::Budget;
     use flotilla_shared::error::Class;
     use flotilla_shared::ids::RequestId;
@@ -238,9 +267,15 @@ mod tests {
     }
 
     /// Of three writes that waited, the first and the last for longer than their callers do: these two are told so,
-    /// and only the other goes into the entry.
+    /// whether a place for an entry was free or not, and only the other goes into the entry.
     #[tokio::test]
     async fn late_writes_are_not_proposed() {
+        for has_waited_for_a_place in [false, true] {
+            late_writes(has_waited_for_a_place).await;
+        }
+    }
+
+    async fn late_writes(has_waited_for_a_place: bool) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let ((given, mut replies), (_stop, stopped)) = (mpsc::unbounded_channel(), watch::channel(false));
@@ -252,13 +287,18 @@ mod tests {
         for (id, deadline) in [(0, now), (1, now + minute), (2, now)] {
             answers.push(connection.send(0, Bytes::new()).await.unwrap());
             let writes = vec![Write { id: RequestId(id), route: None, statements: vec![] }];
-            let (reply, room) = (replies.recv().await.unwrap(), budget.open());
+            let (reply, room) = (replies.recv().await.unwrap(), [budget.open(), budget.open()]);
             proposals.try_send(Proposal { writes, reply, arrived: now, deadline, room }).ok().unwrap();
         }
-        let (first, mut held) = (queue.recv().await.unwrap(), None);
+        let mut held = VecDeque::new();
+        if has_waited_for_a_place {
+            sweep(&mut queue, &mut held);
+            assert_eq!(held.len(), 1);
+        }
+        let first = held.pop_front().or_else(|| queue.try_recv().ok()).unwrap();
         let (writes, kept) = gather(first, &mut queue, &mut held, &NodeStages::default());
         assert_eq!(writes.iter().map(|write| write.id.0).collect::<Vec<_>>(), [1]);
-        assert!(held.is_none() && kept.len() == 1);
+        assert!(held.is_empty() && kept.len() == 1);
         let on_time = answers.remove(1);
         for late in answers {
             let answer: Result<Response, Error> = postcard::from_bytes(&late.wait().await.unwrap()).unwrap();

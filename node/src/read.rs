@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use crate::handover::refused_read;
 use crate::host::{Host, Raft, Replica};
 use crate::proof::{Need, Prover};
-use crate::propose::{MAX_WAITING, encoded};
+use crate::propose::{MAX_WAITING, SWEEP, encoded};
 use crate::stages::{NodeStages, Stage};
 use crate::state::Store;
 use crate::state::store::block;
@@ -37,9 +37,6 @@ const MAX_READ: Duration = Duration::from_secs(60);
 /// Reads that follow each other without a break: enough that a task costs little of it, few enough that
 /// the last one does not notice the others.
 const READS_PER_TASK: usize = 16;
-
-/// How often a round that takes long looks for reads whose time is over.
-const SWEEP: Duration = Duration::from_millis(100);
 
 /// Waits for a round.
 pub enum Ticket {
@@ -263,10 +260,11 @@ fn run(store: &Arc<Store>, stages: &NodeStages, reads: Vec<Pending>) {
         match rows {
             Err(error) if error.code == Code::Timeout => {
                 let (store, stages) = (Arc::clone(store), stages.clone());
+                let first_try = std::mem::replace(&mut begun, Instant::now());
                 tokio::spawn(async move {
                     let left = pending.deadline.saturating_duration_since(Instant::now());
                     let rows = block(store.executor(), || store.readers().read(&pending.read, left));
-                    stages.observe(Stage::Read, begun.elapsed());
+                    stages.observe(Stage::Read, first_try.elapsed());
                     pending.reply.send_now(encoded(&rows.map(Response::Rows)));
                 });
             }

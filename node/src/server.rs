@@ -21,7 +21,7 @@ use crate::jobs::heard;
 use crate::members;
 use crate::network::{KIND_RAFT, RaftSession};
 use crate::proof::read_index;
-use crate::propose::{MAX_REQUEST_BYTES, MAX_WAITING_BYTES, Proposal, propose_one, respond};
+use crate::propose::{MAX_GROUP_WAITING_BYTES, MAX_REQUEST_BYTES, MAX_WAITING_BYTES, Proposal, propose_one, respond};
 use crate::read;
 use crate::state::store::block;
 use crate::streams::Streams;
@@ -118,10 +118,14 @@ fn enqueue(host: &Host, group: GroupId, writes: Vec<Write>, timeout: Duration, r
                 .hint("split it, or keep large blobs elsewhere");
         return refuse(reply, error);
     }
-    let Some(room) = host.waiting().take(bytes) else {
-        let why = format!("writes of more than {MAX_WAITING_BYTES} bytes wait on this node");
-        return refuse(reply, Error::new(Code::Overloaded, why).hint("retry after a moment"));
+    let no_room = |why| Error::new(Code::Overloaded, why).hint("retry after a moment");
+    let Some(in_group) = replica.waiting().take(bytes) else {
+        return refuse(reply, no_room(format!("writes of more than {MAX_GROUP_WAITING_BYTES} bytes wait for {group}")));
     };
+    let Some(on_node) = host.waiting().take(bytes) else {
+        return refuse(reply, no_room(format!("writes of more than {MAX_WAITING_BYTES} bytes wait on this node")));
+    };
+    let room = [on_node, in_group];
     let arrived = Instant::now();
     let proposal = Proposal { writes, reply, arrived, deadline: arrived + timeout, room };
     if let Err(refused) = replica.proposals().try_send(proposal) {

@@ -37,11 +37,6 @@ impl Budget {
         taken.more(bytes).then_some(taken)
     }
 
-    /// How many bytes may be taken in all.
-    pub fn limit_bytes(&self) -> usize {
-        self.limit_bytes
-    }
-
     /// How many are taken now.
     pub fn taken_bytes(&self) -> usize {
         self.taken_bytes.load(Relaxed)

@@ -247,7 +247,8 @@ impl Cluster {
                 Ok(Err(error)) if asks_again(error.code) || (is_write && sent && error.code == Code::Overloaded) => {
                     // What a stopping node had proposed, or one that no longer leads, may be committed by the next leader.
                     sent |= matches!(error.code, Code::ShuttingDown | Code::OutcomeUnknown);
-                    let hinted = self.note_leader(group, node, error.leader);
+                    // One that is too busy leads all the same.
+                    let hinted = asks_again(error.code) && self.note_leader(group, node, error.leader);
                     last = error;
                     if hinted && Instant::now() < deadline {
                         continue;

@@ -34,6 +34,9 @@ pub const MAX_CONNECTIONS: usize = 4096;
 /// How long a client may take to send its headers: keeps idle half-open requests from piling up.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a client may pause within a body: what has come of it is held meanwhile, and counts.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// What every JSON answer is.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -214,8 +217,6 @@ where
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
-            // Head and body in one buffer: most bodies are small, and one piece is cheaper to send than two.
-            .writev(false)
             // Never `pipeline_flush`: with it a body is taken without end while its client does not read.
             .serve_connection(TokioIo::new(socket), service);
         let connection = graceful.watch(connection);
@@ -245,7 +246,11 @@ async fn read(request: Request<Incoming>, held: &mut Taken) -> Result<HttpReques
 /// Reads a body. What has come of it counts, not what was announced: nobody holds room by promises.
 async fn collect(body: Incoming, held: &mut Taken) -> Result<Bytes, Error> {
     let (mut body, mut first, mut whole) = (Limited::new(body, MAX_BODY_BYTES), None, BytesMut::new());
-    while let Some(frame) = body.frame().await {
+    let paused = |_| {
+        Error::new(Code::BadRequest, format!("nothing of the body came for {} s", BODY_TIMEOUT.as_secs()))
+            .hint("send it without a pause")
+    };
+    while let Some(frame) = tokio::time::timeout(BODY_TIMEOUT, body.frame()).await.map_err(paused)? {
         let frame = frame.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
             Some(_) => Error::new(Code::TooLarge, format!("the body is over {MAX_BODY_BYTES} bytes"))
                 .hint("send smaller batches"),

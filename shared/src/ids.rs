@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -128,12 +129,14 @@ impl TryFrom<String> for GroupId {
 pub struct RequestId(pub u128);
 
 impl RequestId {
-    /// A fresh id, from a generator that the operating system seeds.
+    /// A fresh id, from a generator that the operating system seeds. The clock goes in as well: the copies of a
+    /// suspended machine go on with the same generator, but not at the same nanosecond.
     ///
     /// # Panics
     /// When the operating system has no randomness to give; nothing safe could be done then.
     pub fn random() -> Self {
-        Self(rand::random())
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(rand::random::<u128>() ^ since_1970.as_nanos())
     }
 
     /// The id that a client's `Idempotency-Key` stands for.

@@ -160,18 +160,28 @@ impl Index {
         found
     }
 
-    /// The group with most bytes of live entries, and the index of the last entry of their first half.
-    pub fn half_of_largest(&self) -> Option<(GroupId, u64)> {
+    /// The groups with most bytes of live entries, each with the index of the last entry of their first half, until
+    /// these halves hold `excess` bytes.
+    pub fn halves_of_largest(&self, mut excess: u64) -> Vec<(GroupId, u64)> {
         let bytes_of = |g: &GroupIndex| g.entries.iter().map(|slot| slot.place.record_len()).sum::<u64>();
-        let sizes = self.groups.iter().map(|(group, g)| (bytes_of(g), group, g));
-        let (bytes, group, g) = sizes.max_by_key(|(bytes, ..)| *bytes).filter(|(bytes, ..)| *bytes > 0)?;
-        let mut before = 0;
-        let half = g.entries.iter().take_while(|slot| {
-            before += slot.place.record_len();
-            before * 2 <= bytes
-        });
-        // At least one goes, however large the others are.
-        Some((*group, g.first + (half.count() as u64).max(1) - 1))
+        let mut sizes: Vec<_> = self.groups.iter().map(|(group, g)| (bytes_of(g), *group, g)).collect();
+        sizes.retain(|(bytes, ..)| *bytes > 0);
+        sizes.sort_by_key(|(bytes, ..)| std::cmp::Reverse(*bytes));
+        let mut halves = vec![];
+        for (bytes, group, g) in sizes {
+            if excess == 0 {
+                break;
+            }
+            let mut before = 0;
+            let half = g.entries.iter().take_while(|slot| {
+                before += slot.place.record_len();
+                before * 2 <= bytes
+            });
+            // At least one goes, however large the others are.
+            halves.push((group, g.first + (half.count() as u64).max(1) - 1));
+            excess = excess.saturating_sub(bytes / 2);
+        }
+        halves
     }
 
     /// Which index must come next; none if any may.

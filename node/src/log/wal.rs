@@ -194,10 +194,10 @@ impl Wal {
         self.shared.core().index.bounds(group)
     }
 
-    /// The group with most bytes of entries, and the index up to which lies half of them. Takes time in proportion
-    /// to the entries.
-    pub fn half_of_largest(&self) -> Option<(GroupId, u64)> {
-        self.shared.core().index.half_of_largest()
+    /// The groups with most bytes of entries, and the index up to which lies half of them, until these halves hold
+    /// `excess` bytes. Takes time in proportion to the entries.
+    pub fn halves_of_largest(&self, excess: u64) -> Vec<(GroupId, u64)> {
+        self.shared.core().index.halves_of_largest(excess)
     }
 
     /// The log's counters.

@@ -128,7 +128,7 @@ impl Target {
             let Some(chunk) = chunk else { break };
             let payload = self.encode(Message::Pages { transfer, first, chunk });
             first = false;
-            on_the_way.push_back(connection.send(KIND_RAFT, payload).await.map_err(|error| unreachable(&error))?);
+            on_the_way.push_back(sent(&connection, payload, PAGES_TIMEOUT).await?);
             if on_the_way.len() >= MAX_PAGES_ON_THE_WAY
                 && let Some(oldest) = on_the_way.pop_front()
             {
@@ -169,6 +169,14 @@ fn decode(answer: Result<Bytes, RpcError>) -> RpcResult<Answer> {
         Ok(Answer::Failed(why)) => Err(failed(why)),
         Ok(answer) => Ok(answer),
         Err(error) => Err(failed(format!("an answer does not decode: {error}"))),
+    }
+}
+
+/// Sends a message. What waits for a peer that stands still is bounded, and so is the wait for room.
+async fn sent(connection: &Arc<Connection>, payload: Bytes, timeout: Duration) -> RpcResult<rpc::Answer> {
+    match tokio::time::timeout(timeout, connection.send(KIND_RAFT, payload)).await {
+        Ok(sent) => sent.map_err(|error| unreachable(&error)),
+        Err(_) => Err(failed("no room in its queue in time".into())),
     }
 }
 
@@ -225,11 +233,7 @@ impl RaftNetworkV2<Types> for Target {
                     let connection = Arc::clone(&connection);
                     async move {
                         let payload = this.encode(Message::Append(request));
-                        // What waits for a peer that stands still is bounded, and so is the wait for room.
-                        match tokio::time::timeout(APPEND_TIMEOUT, connection.send(KIND_RAFT, payload)).await {
-                            Ok(sent) => sent.map_err(|error| unreachable(&error)),
-                            Err(_) => Err(failed("no room in its queue in time".into())),
-                        }
+                        sent(&connection, payload, APPEND_TIMEOUT).await
                     }
                 })
                 .map(appended)

@@ -120,21 +120,22 @@ fn damage_is_not_moved() {
     }
 }
 
-/// The group with most bytes is named, with the entry that half of these end at; one large entry goes whole, and
-/// without any entries there is nothing to name.
+/// The groups with most bytes are named, as many as are needed, with the entry that half of these end at; one large
+/// entry goes whole, and without any entries there is nothing to name.
 #[test]
-fn half_of_the_largest_group() {
+fn halves_of_the_largest_groups() {
     let mut log = Log::open(&SimDisk::default());
-    assert_eq!(log.wal.half_of_largest(), None);
+    assert_eq!(log.wal.halves_of_largest(1), []);
     for index in 1..=10 {
         log.append(A, index, &[1; 100]);
     }
     log.append(B, 5, &[2; 400]);
-    assert_eq!(log.wal.half_of_largest(), Some((A, 5)));
+    assert_eq!(log.wal.halves_of_largest(1), [(A, 5)]);
     log.flush();
-    assert_eq!(log.wal.half_of_largest(), Some((A, 5)));
+    assert_eq!(log.wal.halves_of_largest(1), [(A, 5)]);
+    assert_eq!(log.wal.halves_of_largest(u64::MAX), [(A, 5), (B, 5)]);
     log.append(B, 6, &[2; 4000]);
-    assert_eq!(log.wal.half_of_largest(), Some((B, 5)));
+    assert_eq!(log.wal.halves_of_largest(1), [(B, 5)]);
     now(log.wal.purge(B, numbered(5, &[]))).unwrap();
-    assert_eq!(log.wal.half_of_largest(), Some((B, 6)));
+    assert_eq!(log.wal.halves_of_largest(1), [(B, 6)]);
 }
