@@ -8,7 +8,7 @@
 use std::process::{Child, Command, Stdio};
 
 use flotilla_node::log::WalOptions;
-use flotilla_node::propose::MAX_WAITING_BYTES;
+use flotilla_node::propose::{MAX_GROUP_WAITING_BYTES, MAX_WAITING_BYTES};
 use flotilla_shared::http::MAX_BODIES_BYTES;
 use flotilla_shared::rpc::SEND_QUEUE_BYTES;
 use flotilla_tests::harness::wait::{PATIENCE, eventually};
@@ -127,7 +127,7 @@ async fn slow_majority() {
     scene.cluster.nodes[stopped].process.signal(Signal::STOP);
     scene.forget_peaks();
     let writers = Writers::start(&scene.cluster, 0, LARGE_WRITERS, LARGE_BYTES, true);
-    let (room, mut most) = (MAX_WAITING_BYTES as f64, 0_f64);
+    let (room, mut most) = (MAX_GROUP_WAITING_BYTES as f64, 0_f64);
     eventually("the leader has no room for another row", PATIENCE, async || {
         let waiting = metric(&scene.cluster.nodes[scene.leader].http, "flotilla_node_waiting_writes_bytes").await?;
         assert!(waiting <= room, "{waiting} bytes wait");
