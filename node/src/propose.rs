@@ -18,7 +18,7 @@ use flotilla_shared::rpc::{Reply, payload};
 use flotilla_shared::wire::{Body, Command, Outcome, Response, Write};
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::consensus::Types;
 use crate::handover::refused;
@@ -90,12 +90,7 @@ pub async fn propose_writes(raft: Raft, mut queue: mpsc::Receiver<Proposal>, sta
     let places = Arc::new(Semaphore::new(MAX_UNDER_WAY));
     let mut held = VecDeque::new();
     loop {
-        let place = loop {
-            match tokio::time::timeout(SWEEP, Arc::clone(&places).acquire_owned()).await {
-                Ok(place) => break place.expect("never closed"),
-                Err(_) => sweep(&mut queue, &mut held),
-            }
-        };
+        let place = free_place(&places, &mut queue, &mut held).await;
         let first = match held.pop_front() {
             Some(first) => first,
             None => match queue.recv().await {
@@ -124,6 +119,20 @@ pub async fn propose_writes(raft: Raft, mut queue: mpsc::Receiver<Proposal>, sta
             drop(place);
             distribute(outcome, replies, &stages).await;
         });
+    }
+}
+
+/// Waits for a place for an entry. A group without a majority frees none, so that those who wait are looked through.
+async fn free_place(
+    places: &Arc<Semaphore>,
+    queue: &mut mpsc::Receiver<Proposal>,
+    held: &mut VecDeque<Proposal>,
+) -> OwnedSemaphorePermit {
+    loop {
+        match tokio::time::timeout(SWEEP, Arc::clone(places).acquire_owned()).await {
+            Ok(place) => return place.expect("never closed"),
+            Err(_) => sweep(queue, held),
+        }
     }
 }
 
@@ -290,19 +299,30 @@ mod tests {
             let (reply, room) = (replies.recv().await.unwrap(), [budget.open(), budget.open()]);
             proposals.try_send(Proposal { writes, reply, arrived: now, deadline, room }).ok().unwrap();
         }
+        let (last, on_time, first) = (answers.pop().unwrap(), answers.pop().unwrap(), answers.pop().unwrap());
+        let told = async {
+            for late in [first, last] {
+                let answer = tokio::time::timeout(minute, late.wait()).await.expect("it is told").unwrap();
+                let answer: Result<Response, Error> = postcard::from_bytes(&answer).unwrap();
+                assert_eq!(answer.unwrap_err().code, Code::Overloaded);
+            }
+        };
+        tokio::pin!(told);
         let mut held = VecDeque::new();
         if has_waited_for_a_place {
-            sweep(&mut queue, &mut held);
+            let none_free = Arc::new(Semaphore::new(0));
+            tokio::select! {
+                _ = free_place(&none_free, &mut queue, &mut held) => panic!("there is no place"),
+                () = &mut told => (),
+            }
             assert_eq!(held.len(), 1);
         }
-        let first = held.pop_front().or_else(|| queue.try_recv().ok()).unwrap();
-        let (writes, kept) = gather(first, &mut queue, &mut held, &NodeStages::default());
+        let next = held.pop_front().or_else(|| queue.try_recv().ok()).unwrap();
+        let (writes, kept) = gather(next, &mut queue, &mut held, &NodeStages::default());
         assert_eq!(writes.iter().map(|write| write.id.0).collect::<Vec<_>>(), [1]);
         assert!(held.is_empty() && kept.len() == 1);
-        let on_time = answers.remove(1);
-        for late in answers {
-            let answer: Result<Response, Error> = postcard::from_bytes(&late.wait().await.unwrap()).unwrap();
-            assert_eq!(answer.unwrap_err().code, Code::Overloaded);
+        if !has_waited_for_a_place {
+            told.await;
         }
         // Nobody has answered it yet.
         assert!(tokio::time::timeout(Duration::ZERO, on_time.wait()).await.is_err());
