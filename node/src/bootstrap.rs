@@ -25,7 +25,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::handover::leader_of;
-use crate::host::{Host, Replica, write_synced};
+use crate::host::{Host, Replica};
+use crate::manifest::write_synced;
 
 /// Pause between looks at nodes that are not there yet.
 const PAUSE: Duration = Duration::from_millis(100);

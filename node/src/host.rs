@@ -1,17 +1,14 @@
-//! The host: replicas of groups on this node, and the manifest that says which.
+//! The host: replicas of groups on this node.
 //!
-//! `node.json` in the data folder holds who this node is (a random instance id made with the folder,
-//! the cluster and node id once it has them) and the replicas it hosts. It is written aside, synced
-//! and renamed before a replica starts, so a replica that ever voted is never forgotten. A folder
-//! without it is a new node: a wiped one comes back under another instance and other raft ids.
+//! The [manifest](crate::manifest) says which. It is written before a replica starts, so a replica that ever voted is
+//! never forgotten.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use flotilla_shared::budget::Budget;
 use flotilla_shared::client::Cluster;
@@ -22,13 +19,13 @@ use flotilla_shared::wire::{Identity, NodeStatus, ReplicaStatus};
 use futures::future::join_all;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::consensus::{Types, raft_config};
 use crate::handover::hand_over;
 use crate::jobs::heard::Heard;
 use crate::log::{GroupLog, RealDisk, Wal, WalOptions, WriterThread};
+use crate::manifest::{BUILD, DATA_FORMAT, Manifest};
 use crate::network::Network;
 use crate::options::NodeOptions;
 use crate::propose::{MAX_GROUP_WAITING_BYTES, MAX_WAITING, MAX_WAITING_BYTES, Proposal, propose_writes};
@@ -40,33 +37,6 @@ use crate::streams::{self, MAX_STREAMS};
 
 /// openraft's handle of one replica.
 pub type Raft = openraft::Raft<Types, StateMachine<Types>>;
-
-/// What a data folder looks like: raised whenever something is written that the program before cannot read.
-const DATA_FORMAT: u32 = 1;
-
-/// The build that writes; for people.
-const BUILD: &str = env!("CARGO_PKG_VERSION");
-
-/// Which program wrote the folder. Read before all else; a later program may have written the rest in another way.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Written {
-    format: u32,
-    build: String,
-}
-
-/// Who this node is and what it hosts.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Manifest {
-    #[serde(default)]
-    format: u32,
-    #[serde(default)]
-    build: String,
-    instance: u128,
-    cluster: u128,
-    node: NodeId,
-    replicas: Vec<(GroupId, ReplicaId)>,
-}
 
 /// Blocking work of replicas on tokio's threads.
 struct Threads;
@@ -220,17 +190,17 @@ impl Host {
         fs::create_dir_all(folder.join("groups"))?;
         let disk = RealDisk::new(folder.join("wal"))?;
         // Before anything of a folder is changed that a later program has written.
-        read_manifest(&folder)?;
+        Manifest::read(&folder)?;
         let wal_options = WalOptions { fsync_delay: options.fsync_delay, ..WalOptions::default() };
         let (wal, writer) = Wal::open(Arc::new(disk), wal_options).map_err(io::Error::other)?;
         // Read again, now that no other process has the folder.
-        let mut manifest = read_manifest(&folder)?;
+        let mut manifest = Manifest::read(&folder)?;
         if (manifest.format, manifest.build.as_str()) != (DATA_FORMAT, BUILD) {
             if manifest.instance == 0 {
                 manifest.instance = RequestId::random().0;
             }
             (manifest.format, manifest.build) = (DATA_FORMAT, BUILD.to_owned());
-            write_manifest(&folder, &manifest)?;
+            manifest.write(&folder)?;
         }
         let host = Arc::new(Self {
             folder,
@@ -451,7 +421,7 @@ impl Host {
         let mut manifest = self.manifest.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = manifest.clone();
         change(&mut changed)?;
-        write_manifest(&self.folder, &changed).map_err(|error| Error::new(Code::Storage, error.to_string()))?;
+        changed.write(&self.folder).map_err(|error| Error::new(Code::Storage, error.to_string()))?;
         *manifest = changed;
         Ok(())
     }
@@ -478,41 +448,4 @@ impl Host {
         // The sender lives as long as the host.
         self.stopped.subscribe().wait_for(|stopped| *stopped).await.ok();
     }
-}
-
-fn read_manifest(folder: &Path) -> io::Result<Manifest> {
-    let path = folder.join("node.json");
-    let damaged = |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", path.display()));
-    match fs::read(&path) {
-        Ok(bytes) => {
-            let written: Written = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-            if written.format > DATA_FORMAT {
-                return Err(damaged(format!(
-                    "flotilla {} has written this folder in format {}; this is flotilla {BUILD}, which reads formats up \
-                     to {DATA_FORMAT}: start the newer program again",
-                    written.build, written.format
-                )));
-            }
-            serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Manifest::default()),
-        Err(error) => Err(error),
-    }
-}
-
-fn write_manifest(folder: &Path, manifest: &Manifest) -> io::Result<()> {
-    write_synced(folder, "node.json", &serde_json::to_vec_pretty(manifest)?)
-}
-
-/// Replaces a file so that a crash leaves the old or the new one.
-///
-/// # Errors
-/// What the disk says.
-pub fn write_synced(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let aside = folder.join(format!("{name}.new"));
-    let mut file = File::create(&aside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&aside, folder.join(name))?;
-    File::open(folder)?.sync_all()
 }

@@ -4,7 +4,7 @@
 //! group's queue, and is proposed together with all that wait ([`propose`]); openraft appends it to
 //! the shared log ([`log`]) and sends it to the followers ([`network`]); once a majority has synced
 //! it, the state machine ([`state`]) applies it and answers. Reads wait for a proof of leadership that they
-//! share ([`read`]), or of how new what a replica holds is ([`proof`]). [`host`] starts and stops replicas, [`pulse`] sends their heartbeats, [`handover`] passes leadership on, [`balance`]
+//! share ([`read`]), or of how new what a replica holds is ([`proof`]). [`host`] starts and stops replicas, [`manifest`] keeps which, [`pulse`] sends their heartbeats, [`handover`] passes leadership on, [`balance`]
 //! spreads it over the nodes, [`streams`] answers large reads in pieces, [`bootstrap`] brings a cluster into
 //! being, [`compact`] keeps the log small, [`members`] changes who belongs to a group, [`jobs`] drives long work from the leader of `meta`,
 //! [`api`] answers people over HTTP, [`metrics`] machines; [`stages`] tells them where the time goes, [`busy`] when
@@ -20,6 +20,7 @@ pub mod handover;
 pub mod host;
 pub mod jobs;
 pub mod log;
+pub mod manifest;
 pub mod members;
 pub mod metrics;
 pub mod network;
