@@ -14,10 +14,10 @@ use dashmap::DashMap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The protocol spoken here: raised whenever a message changes in a way that the version before cannot read.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// The oldest protocol that is still spoken here. A rolling upgrade goes from any version in between.
-pub const OLDEST_PROTOCOL: u16 = 1;
+pub const OLDEST_PROTOCOL: u16 = 2;
 
 /// Bytes of a greeting.
 pub const GREETING_BYTES: usize = 64;
