@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use flotilla_shared::error::{Code, Error};
+use flotilla_shared::sqlite;
 use flotilla_shared::value::Value;
 use flotilla_shared::wire::Statement;
 use rusqlite::Connection;
@@ -54,6 +55,7 @@ impl Session {
     pub fn open(setup: &[String], bounds: Bounds, deadline: Instant) -> Result<Self, Error> {
         let make = || -> rusqlite::Result<Connection> {
             let mut db = Connection::open("")?;
+            sqlite::install(&db)?;
             db.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
             db.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
             db.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)?;
@@ -148,3 +150,6 @@ fn internal(error: &rusqlite::Error) -> Error {
 pub fn until(left: Duration) -> Instant {
     Instant::now() + left
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 //! [`value::Value`]s, its key a slot ([`slot`]), the slot a shard ([`registry`]); it travels to a node
 //! as a [`wire::Request`] over [`rpc`], sent by [`client`], and what goes wrong on the way is an
 //! [`error::Error`]. What each stage takes is kept in [`stages`]; how much may be held
-//! at a time in [`budget`].
+//! at a time in [`budget`]. SQLite connections are set up by [`sqlite`].
 
 pub mod budget;
 pub mod client;
@@ -22,6 +22,7 @@ pub mod moves;
 pub mod registry;
 pub mod rpc;
 pub mod slot;
+pub mod sqlite;
 pub mod stages;
 pub mod value;
 pub mod wire;

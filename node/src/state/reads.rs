@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use flotilla_shared::error::{Code, Error};
+use flotilla_shared::sqlite;
 use flotilla_shared::value::Value;
 use flotilla_shared::wire::{Read, Rows};
 use rusqlite::{Connection, OpenFlags};
@@ -152,6 +153,7 @@ impl Reader {
         db.pragma_update(None, "trusted_schema", false)?;
         db.busy_timeout(Duration::from_secs(5))?;
         db.set_prepared_statement_cache_capacity(128);
+        sqlite::install(&db)?;
         slot_function::install(&db)?;
         let guard = Guard::install(&mut db)?;
         let deadline = Arc::new(Deadline { start: Instant::now(), at_ns: AtomicU64::new(0) });

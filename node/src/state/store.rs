@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use flotilla_shared::ids::SchemaVersion;
+use flotilla_shared::sqlite;
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, OpenFlags, ffi};
 use serde::{Deserialize, Serialize};
@@ -253,6 +254,7 @@ impl Store {
             }))?;
             db.execute_batch(SCHEMA)?;
             world::install(&mut db)?;
+            sqlite::install(&db)?;
             slot_function::install(&db)?;
             Ok(db)
         };

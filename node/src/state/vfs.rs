@@ -2,8 +2,7 @@
 //!
 //! *Time*: every road to the clock (`'now'` in all date functions, `CURRENT_*`, defaults, triggers,
 //! views) ends in the VFS, so there is no list of functions to keep complete. While an entry is
-//! applied the clock answers the entry's time ([`super::world`]). `localtime` is UTC, for the whole
-//! process, since replicas need not share a time zone. *Full disks*: SQLite has one code for a disk
+//! applied the clock answers the entry's time ([`super::world`]). `localtime` is UTC ([`local_time`]). *Full disks*: SQLite has one code for a disk
 //! without space, which must stop the replica, and for a table without rowids, which is an answer to
 //! the client; only the VFS knows which it was.
 
@@ -11,6 +10,7 @@ use std::cell::Cell;
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use flotilla_shared::sqlite::local_time;
 use rusqlite::ffi;
 
 use super::world;
@@ -54,12 +54,12 @@ pub fn take_disk_full() -> bool {
 
 /// Registers the VFS and the process-wide UTC rule, once.
 pub fn register() {
+    local_time::use_utc();
     BASE.get_or_init(|| {
         // SAFETY: sqlite3_vfs_find returns the default VFS, which lives as long as the process. The
         // copy keeps all of its methods, which use nothing of the struct but fields that are copied
         // too; it is leaked, as SQLite keeps the pointer for ever. The replaced methods have the same
-        // signatures. The test control is documented for this use and takes a function
-        // `int(const void *time_t, void *tm)`, which `gmtime_r` is wrapped to be.
+        // signatures.
         unsafe {
             assert_eq!(ffi::sqlite3_initialize(), ffi::SQLITE_OK, "SQLite starts");
             let base = ffi::sqlite3_vfs_find(std::ptr::null());
@@ -73,11 +73,6 @@ pub fn register() {
             vfs.xCurrentTimeInt64 = Some(current_time_ms);
             let vfs = Box::leak(Box::new(vfs));
             assert_eq!(ffi::sqlite3_vfs_register(vfs, 0), ffi::SQLITE_OK, "the VFS registers");
-            ffi::sqlite3_test_control(
-                ffi::SQLITE_TESTCTRL_LOCALTIME_FAULT,
-                2 as c_int,
-                utc_as_localtime as unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int,
-            );
             Base { open, methods: Mutex::default(), write: OnceLock::new() }
         }
     });
@@ -139,16 +134,6 @@ unsafe extern "C" fn write_file(
         DISK_FULL.set(true);
     }
     code
-}
-
-unsafe extern "C" {
-    /// POSIX; std links the C library that has it.
-    fn gmtime_r(time: *const c_void, tm: *mut c_void) -> *mut c_void;
-}
-
-unsafe extern "C" fn utc_as_localtime(time: *const c_void, tm: *mut c_void) -> c_int {
-    // SAFETY: SQLite passes a `time_t` and a `struct tm`.
-    c_int::from(unsafe { gmtime_r(time, tm) }.is_null())
 }
 
 /// The Julian day of 1970-01-01 in milliseconds, which SQLite counts in.

@@ -9,6 +9,7 @@
 use std::cell::{Cell, OnceCell};
 use std::time::{Duration, Instant};
 
+use flotilla_shared::sqlite;
 use flotilla_shared::value::Value;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, limits::Limit, params_from_iter};
@@ -94,7 +95,7 @@ thread_local! {
 }
 
 fn open() -> rusqlite::Result<Connection> {
-    let mut db = Connection::open_in_memory()?;
+    let mut db = sqlite::open_in_memory()?;
     db.progress_handler(STEPS_PER_CHECK, Some(|| START.get().elapsed() > WORK_LIMIT))?;
     db.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_FOLD_BYTES as i32)?;
     db.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;

@@ -8,6 +8,7 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use flotilla_shared::sqlite;
 use flotilla_shared::value::Value;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
@@ -51,7 +52,7 @@ thread_local! {
 
 impl Folder {
     fn open() -> rusqlite::Result<Self> {
-        let mut db = Connection::open_in_memory()?;
+        let mut db = sqlite::open_in_memory()?;
         db.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
         db.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)?;
         db.progress_handler(MAX_STEPS, Some(|| true))?;

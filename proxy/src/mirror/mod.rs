@@ -26,6 +26,7 @@ use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::SchemaVersion;
 use flotilla_shared::registry::Registry;
 use flotilla_shared::value::{Params, Value};
+use flotilla_shared::sqlite;
 use flotilla_shared::wire::Rows;
 use rusqlite::Connection;
 use rusqlite::limits::Limit;
@@ -275,7 +276,7 @@ impl Mirror {
 
 /// An empty database with the registry's schema.
 fn open(registry: &Registry) -> rusqlite::Result<Connection> {
-    let db = Connection::open_in_memory()?;
+    let db = sqlite::open_in_memory()?;
     db.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
     db.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
     db.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, MAX_SQL_BYTES as i32)?;

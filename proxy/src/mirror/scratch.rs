@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use flotilla_shared::closed::is_internal;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::registry::{HOME, Registry, Table};
+use flotilla_shared::sqlite;
 use rusqlite::Connection;
 
 use super::record::{self, Recorder};
@@ -173,7 +174,7 @@ fn table_in_placement_of_view(mirror: &Mirror, registry: &Registry, view: &str) 
 
 /// The table beside which a new view lives, if all that it reads is in one placement.
 fn view_table(registry: &Registry, after: &Objects, view: &str) -> Result<Option<String>, Error> {
-    let mut db = Connection::open_in_memory().map_err(|error| Error::from_sqlite(&error))?;
+    let mut db = sqlite::open_in_memory().map_err(|error| Error::from_sqlite(&error))?;
     let rank = |kind: &str| ["table", "index", "view", "trigger"].iter().position(|k| *k == kind);
     let mut ordered: Vec<_> = after.iter().collect();
     ordered.sort_by_key(|(kind, ..)| rank(kind));

@@ -17,6 +17,7 @@ use flotilla_shared::registry::{
 };
 use flotilla_shared::rpc::{self, Reply, Session};
 use flotilla_shared::slot::{HASH_SLOTS, KeyColumn};
+use flotilla_shared::sqlite;
 use flotilla_shared::value::Value;
 use flotilla_shared::wire::{
     Envelope, Identity, NodeStatus, Request, Response, Route, Rows, Statement, StatementResult, Write, WriteResult,
@@ -76,8 +77,7 @@ impl FakeNode {
             |group| ReplicaInfo { node: NodeId(1), replica: flotilla_shared::ids::ReplicaId(group + 1), votes: true };
         let groups = (0..=shards).map(|group| (GroupId(group), vec![replica(u64::from(group))])).collect();
         registry.apply(0, MetaCommand::Bootstrap { cluster: 9, nodes: vec![(NodeId(1), info)], groups }).unwrap();
-        let shard =
-            |_| Shard { db: Connection::open_in_memory().unwrap(), epochs: BTreeMap::new(), done: HashMap::new() };
+        let shard = |_| Shard { db: sqlite::open_in_memory().unwrap(), epochs: BTreeMap::new(), done: HashMap::new() };
         let mut shards: BTreeMap<GroupId, Shard> = (1..=shards).map(|n| (GroupId(n), shard(n))).collect();
         shards.get_mut(&GroupId(1)).unwrap().epochs.insert(HOME, (Epoch(1), SlotSet::all(1)));
         let (stop, stopped) = watch::channel(false);

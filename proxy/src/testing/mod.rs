@@ -11,7 +11,7 @@ use flotilla_shared::registry::{
     Function, HOME, HOME_SHARD, NodeInfo, Placement, Registry, ReplicaInfo, SchemaObject, SlotSet, Spread, Table,
 };
 use flotilla_shared::slot::{HASH_SLOTS, KeyColumn};
-use rusqlite::Connection;
+use flotilla_shared::sqlite;
 
 /// Moves a table of a registry into a placement of its own, evenly over all shards but for a list.
 pub fn place(registry: &mut Arc<Registry>, name: &str, key: &[&str], number: u32, spread: &Spread) {
@@ -74,7 +74,7 @@ pub fn registry(shards: u32, ddl: &str, sharded: &[(&str, &[&str], u32)]) -> Arc
             epochs: [(HOME_SHARD, Epoch(1))].into(),
         },
     );
-    let db = Connection::open_in_memory().unwrap();
+    let db = sqlite::open_in_memory().unwrap();
     db.execute_batch(ddl).unwrap();
     let mut rows = db
         .prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")

@@ -6,6 +6,7 @@ use rusqlite::Connection;
 use super::{SchemaObject, Table};
 use crate::error::Error;
 use crate::lex::Tokens;
+use crate::sqlite;
 
 /// A foreign key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ pub fn quoted(name: &str) -> String {
 /// # Errors
 /// What SQLite says.
 pub fn schema_database(objects: &[SchemaObject]) -> Result<Connection, Error> {
-    let db = Connection::open_in_memory().map_err(|error| Error::from_sqlite(&error))?;
+    let db = sqlite::open_in_memory().map_err(|error| Error::from_sqlite(&error))?;
     for object in objects.iter().filter(|object| matches!(object.kind.as_str(), "table" | "index")) {
         db.execute_batch(&object.sql).map_err(|error| Error::from_sqlite(&error))?;
     }

@@ -24,6 +24,7 @@ pub mod text;
 use flotilla_shared::ids::PlacementId;
 use flotilla_shared::registry::Table;
 use flotilla_shared::slot::{Affinity, Collation};
+use flotilla_shared::sqlite;
 
 use crate::analyze::core::{Core, Span, cores};
 use crate::analyze::names::{Names, Scope, names};
@@ -254,7 +255,7 @@ fn collation_name(collation: Collation) -> &'static str {
 /// Does a query prepare where only the parts are?
 fn finishes(columns: &[String], finish: &Template) -> bool {
     let prepare = || -> rusqlite::Result<()> {
-        let db = rusqlite::Connection::open_in_memory()?;
+        let db = sqlite::open_in_memory()?;
         // A name that is left over must not pass for a text.
         db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
         db.execute_batch(&create_parts(columns))?;

@@ -1,0 +1,42 @@
+//! SQLite as every process of Flotilla sets it up.
+//!
+//! A statement must mean the same wherever it runs: inside apply, on a node's reader, on the proxy's mirror, in
+//! its merge database, and where the proxy computes a constant. [`install`] gives a connection what it needs for that:
+//! one time zone for the whole process ([`local_time`]). It is called once for each connection
+//! that prepares or runs statements of clients.
+//!
+//! To add an SQL function of our own: give it a module here with an `install(&Connection)`, and call that
+//! from [`install`]. A function that clients may not call has a name that begins with
+//! [`INTERNAL_FUNCTION_PREFIX`]; it must be deterministic and without effects, because a node does not refuse it.
+
+pub mod local_time;
+
+use rusqlite::Connection;
+
+/// Names of functions that only Flotilla's own statements call.
+pub const INTERNAL_FUNCTION_PREFIX: &str = "flotilla_";
+
+/// Is this the name of a function that clients may not call, in any case?
+pub fn is_internal_function(name: &str) -> bool {
+    let start = name.as_bytes().get(..INTERNAL_FUNCTION_PREFIX.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(INTERNAL_FUNCTION_PREFIX.as_bytes()))
+}
+
+/// Sets up a connection. Nothing may run on it yet.
+///
+/// # Errors
+/// What SQLite says.
+pub fn install(_db: &Connection) -> rusqlite::Result<()> {
+    local_time::use_utc();
+    Ok(())
+}
+
+/// An empty database in memory, set up.
+///
+/// # Errors
+/// What SQLite says.
+pub fn open_in_memory() -> rusqlite::Result<Connection> {
+    let db = Connection::open_in_memory()?;
+    install(&db)?;
+    Ok(db)
+}
