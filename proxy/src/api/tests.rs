@@ -8,6 +8,7 @@ mod random_writes;
 mod reads;
 mod rebalance;
 mod recall;
+mod repeats;
 mod schema;
 mod split;
 mod stream;

@@ -12,7 +12,7 @@ use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{JobId, RequestId};
 use flotilla_shared::registry::{HOME, Job, JobKind, JobState, MetaCommand, MetaReply, Placement, Registry};
 use flotilla_shared::value::Params;
-use flotilla_shared::wire::Statement;
+use flotilla_shared::wire::{Statement, StatementResult};
 use tokio::time::Instant;
 
 use crate::Proxy;
@@ -23,12 +23,17 @@ use crate::respond::Output;
 
 impl Proxy {
     /// Runs a schema statement as a job and waits for its end.
-    pub(crate) async fn run_schema(&self, statement: &Statement, options: &Options) -> Result<Output, Error> {
+    pub(crate) async fn run_schema(
+        &self,
+        statement: &Statement,
+        index: u64,
+        options: &Options,
+    ) -> Result<Output, Error> {
         // Schema statements are rare and depend on each other; each is judged by the newest schema.
         let registry = self.refreshed(options.deadline).await?;
-        let request = request_of(statement, options);
+        let request = request_of(statement, index, options);
         let create_as = CreateAs::read(&statement.sql);
-        if let Some(output) = self.done_before(&registry, statement, options).await? {
+        if let Some(output) = self.done_before(&registry, statement, index, options).await? {
             return Ok(output);
         }
         let ready = self.ready(&statement.sql, options).await?;
@@ -44,9 +49,10 @@ impl Proxy {
             }
             SchemaChange::Everywhere => {
                 let mut last = None;
-                for (n, table) in everywhere(&registry).into_iter().enumerate() {
+                for table in everywhere(&registry) {
+                    let part = request_at(request, table.as_deref());
                     let kind = JobKind::Schema { sql: written.clone(), table };
-                    let job = self.start(request.part(n as u64), kind, options.deadline).await?;
+                    let job = self.start(part, kind, options.deadline).await?;
                     self.finish(job, options.deadline).await?;
                     last = Some(job);
                 }
@@ -62,7 +68,7 @@ impl Proxy {
         };
         self.finish(job, options.deadline).await?;
         if let Some(create) = create_as {
-            self.fill(&create, &statement.params, request, options).await?;
+            self.fill_once(&create, &statement.params, request, job, options).await?;
         }
         Ok(Output::Schema(Some(job)))
     }
@@ -73,13 +79,14 @@ impl Proxy {
         &self,
         registry: &Registry,
         statement: &Statement,
+        index: u64,
         options: &Options,
     ) -> Result<Option<Output>, Error> {
-        let request = request_of(statement, options);
+        let request = request_of(statement, index, options);
         let Some(known) = registry.jobs.values().find(|job| job.request == request) else { return Ok(None) };
         self.finish(known.id, options.deadline).await?;
         if let Some(create) = CreateAs::read(&statement.sql) {
-            self.fill(&create, &statement.params, request, options).await?;
+            self.fill_once(&create, &statement.params, request, known.id, options).await?;
         }
         Ok(Some(Output::Schema(Some(known.id))))
     }
@@ -93,13 +100,14 @@ impl Proxy {
         }
     }
 
-    /// Fills a table that `CREATE TABLE … AS` has made. Nobody knows the table yet, so what does not fit
-    /// one transaction goes in several.
-    async fn fill(
+    /// Fills a table that a job of `CREATE TABLE … AS` has made, unless the job says that it was filled. Shards
+    /// forget writes earlier than the registry forgets jobs, so the registry is asked for leave each time.
+    async fn fill_once(
         &self,
         create: &CreateAs,
         params: &Params,
         request: RequestId,
+        job: JobId,
         options: &Options,
     ) -> Result<(), Error> {
         let left = |error: Error| Error {
@@ -107,15 +115,34 @@ impl Proxy {
             hint: format!("DROP TABLE {}, and try again; {}", create.name, error.hint),
             ..error
         };
-        self.refreshed(options.deadline).await.map_err(left)?;
+        let registry = self.refreshed(options.deadline).await.map_err(left)?;
+        if registry.jobs.get(&job).is_some_and(|job| !job.results.is_empty()) {
+            return Ok(());
+        }
+        self.cluster.meta(MetaCommand::BeginFill { job }, options.deadline).await.map_err(left)?;
+        let result = self.fill(create, params, request, options).await.map_err(left)?;
+        // Lost, it costs a late retry its answer, not the table a row.
+        self.cluster.meta(MetaCommand::EndFill { job, result }, options.deadline).await.ok();
+        Ok(())
+    }
+
+    /// Nobody knows the table yet, so what does not fit one transaction goes in several.
+    async fn fill(
+        &self,
+        create: &CreateAs,
+        params: &Params,
+        request: RequestId,
+        options: &Options,
+    ) -> Result<StatementResult, Error> {
         let fill = Statement { sql: create.fill(), params: params.clone() };
         let options = Options { id: request, allow_partial: true, ..options.clone() };
-        match Box::pin(self.run(&fill, 1, &options)).await.map_err(left)? {
+        match Box::pin(self.run(&fill, 1, &options)).await? {
             Output::Partial { shards, .. } => {
                 let failed = shards.into_iter().find_map(|(_, outcome)| outcome.err());
-                Err(left(failed.unwrap_or_else(|| Error::new(Code::Conflict, "a part was not written"))))
+                Err(failed.unwrap_or_else(|| Error::new(Code::Conflict, "a part was not written")))
             }
-            _ => Ok(()),
+            Output::Write(result) => Ok(result),
+            _ => Ok(StatementResult::default()),
         }
     }
 
@@ -147,9 +174,16 @@ impl Proxy {
     }
 }
 
-/// Names the job of a schema statement: the same request asks for the same job.
-fn request_of(statement: &Statement, options: &Options) -> RequestId {
-    RequestId::from_key(&format!("{} {}", options.id, statement.sql))
+/// Names the job of a schema statement: the same statement of the same request asks for the same job. The
+/// position is part of the name, for a request may say one text twice and mean it twice.
+fn request_of(statement: &Statement, index: u64, options: &Options) -> RequestId {
+    RequestId::from_key(&format!("{} {index} {}", options.id, statement.sql))
+}
+
+/// Names the job of a statement that runs everywhere, for the shards of one table. By the table's name: a retry
+/// may meet other placements, in another order.
+fn request_at(request: RequestId, table: Option<&str>) -> RequestId {
+    RequestId::from_key(&format!("{request} at {}", table.unwrap_or_default()))
 }
 
 /// Tables whose shards together are all shards that hold any table: none for the home tables, and one of

@@ -163,12 +163,12 @@ impl Proxy {
                 // A schema statement that was carried out no longer prepares.
                 Err(error) if options.keyed && matches!(error.code, Code::SqlError | Code::NoSuchTable) => {
                     let registry = self.registry(options.deadline).await?;
-                    return Box::pin(self.done_before(&registry, statement, options)).await?.ok_or(error);
+                    return Box::pin(self.done_before(&registry, statement, index, options)).await?.ok_or(error);
                 }
                 ready => ready?,
             };
             match ready.prepared.analysis.verb {
-                Verb::Schema if options.shard.is_none() => return Box::pin(self.run_schema(statement, options)).await,
+                Verb::Schema if options.shard.is_none() => return Box::pin(self.run_schema(statement, index, options)).await,
                 Verb::Schema => return Err(no_schema_on_shard()),
                 Verb::Local => return Box::pin(self.run_local(&ready, &statement.params, options)).await,
                 _ => ready.prepared.check_args(&statement.params)?,

@@ -44,6 +44,8 @@ struct State {
     /// The write request to hold back, counted down to it.
     hold_write: Option<u32>,
     applied: u64,
+    /// The time of the registry's entries.
+    at_us: i64,
     /// Rows of streams that were not pulled yet.
     streams: HashMap<RequestId, Vec<Vec<Value>>>,
 }
@@ -92,6 +94,7 @@ impl FakeNode {
                 lose_after: 0,
                 hold_write: None,
                 applied: 0,
+                at_us: 0,
                 streams: HashMap::new(),
             }),
             held: watch::channel(false).0,
@@ -133,6 +136,13 @@ impl FakeNode {
     /// Writes applied, not counting those that were remembered.
     pub fn applied(&self) -> u64 {
         self.state.lock().unwrap().applied
+    }
+
+    /// Lets time pass until shards have forgotten all writes.
+    pub fn forget_writes(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.at_us += 600_000_000;
+        state.shards.values_mut().for_each(|shard| shard.done.clear());
     }
 
     /// Shows proxies no newer registry until released.
@@ -356,7 +366,8 @@ impl State {
     }
 
     fn meta(&mut self, command: MetaCommand) -> Result<MetaReply, Error> {
-        let reply = self.registry.apply(0, command.clone())?;
+        let at_us = self.at_us;
+        let reply = self.registry.apply(at_us, command.clone())?;
         let (MetaCommand::CreateJob { kind, .. }, MetaReply::Job(job)) = (command, &reply) else { return Ok(reply) };
         if self.registry.jobs[job].ended() {
             return Ok(reply);
@@ -365,7 +376,7 @@ impl State {
             Ok((effects, results)) => (JobState::Done, None, effects, results),
             Err(error) => (JobState::Failed, Some(error), vec![], vec![]),
         };
-        self.registry.apply(0, MetaCommand::EndJob { job: *job, state, error, effects, results })?;
+        self.registry.apply(at_us, MetaCommand::EndJob { job: *job, state, error, effects, results })?;
         Ok(reply)
     }
 

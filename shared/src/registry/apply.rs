@@ -110,6 +110,18 @@ pub enum MetaCommand {
         /// The change.
         step: SplitStep,
     },
+    /// Asks for leave to put in the rows of a table that a job made.
+    BeginFill {
+        /// The job.
+        job: JobId,
+    },
+    /// They are in.
+    EndFill {
+        /// The job.
+        job: JobId,
+        /// What putting them in answered.
+        result: StatementResult,
+    },
 }
 
 /// What a finished job changes.
@@ -257,6 +269,8 @@ impl Registry {
             MetaCommand::ReserveKeys { table, count, at_least } => self.reserve_keys(&table, count, at_least),
             MetaCommand::Leaders(rule) => self.change_leaders(rule),
             MetaCommand::Split { job, step } => self.change_split(at_us, job, step),
+            MetaCommand::BeginFill { job } => self.begin_fill(at_us, job),
+            MetaCommand::EndFill { job, result } => self.end_fill(job, result),
         }
     }
 

@@ -263,7 +263,7 @@ pub struct Job {
     pub ended_us: i64,
     /// The placement id reserved for it; a driver that starts over gets the same.
     pub placement: Option<PlacementId>,
-    /// What a write answered, statement by statement.
+    /// What a write answered, statement by statement; of a job that made a table: what filling it answered.
     pub results: Vec<StatementResult>,
     /// Of a job that moves slots: how far it is.
     pub progress: Option<Box<Progress>>,

@@ -7,6 +7,7 @@
 
 mod apply;
 mod balance;
+mod fill;
 mod function;
 mod goal;
 mod job;
@@ -77,6 +78,10 @@ pub const MAX_COPIED_BYTES: u64 = 16 << 20;
 
 /// Columns of such a table: twice as many are read.
 pub const MAX_COPIED_COLUMNS: usize = 500;
+
+/// For how long after its table was made the rows of `CREATE TABLE … AS` may be put in: half the time for which
+/// shards remember a write, so that clocks may differ and a write may take its time.
+pub const MAX_FILL_US: i64 = 300_000_000;
 
 /// A process that hosts replicas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
