@@ -1,0 +1,12 @@
+INSERT INTO person (id, name, agent_id) VALUES (1, 'Iris', NULL), (2, 'Bo', 1), (3, 'O''Hara; S.', 2);
+INSERT INTO genre (code, label) VALUES ('drm', 'Drama'), ('com', 'Comedy');
+INSERT INTO play (id, title, author_id, acts, script) VALUES (1, 'One -- more', 1, 5, x'00ff'), (2, 'Two', 1, 2, NULL), (5, 'Fünf', 3, NULL, x'');
+INSERT INTO play_genre (play_id, genre_code) VALUES (1, 'drm');
+INSERT INTO play_genre (play_id, genre_code) VALUES (1, 'com');
+INSERT INTO play_genre (play_id, genre_code) VALUES (5, 'com');
+INSERT INTO booking (id, person_id, status, price) VALUES (41, 1, 'held', 12.5);
+INSERT INTO booking (id, person_id, status, price) VALUES (42, 2, 'paid', 0);
+INSERT INTO booking (id, person_id, status, price) VALUES (43, 3, 'paid', 99);
+INSERT INTO logline (id, kind, data) VALUES (1, NULL, '{"a": [1, "x;y"]}');
+INSERT INTO logline (id, kind, data) VALUES (2, '7', NULL);
+INSERT INTO logline (id, kind, data) VALUES (9007199254740993, 'warn', '[]');

@@ -1,0 +1,10 @@
+PRAGMA foreign_keys=OFF;
+BEGIN;
+UPDATE play SET title = 'One -- more (1)' WHERE id = 1;
+UPDATE play SET title = 'Two (2)' WHERE id = 2;
+UPDATE play SET title = 'Fünf (5)' WHERE id = 5;
+INSERT INTO person (id, name, agent_id) VALUES (9, 'Zoë; the 9th', 1);
+DELETE FROM logline WHERE id = 2;
+UPDATE alembic_version SET version_num='050' WHERE alembic_version.version_num = '040';
+COMMIT;
+PRAGMA foreign_keys=ON;

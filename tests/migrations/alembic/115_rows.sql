@@ -1,0 +1,1 @@
+INSERT INTO log (id, kind) VALUES ('l-4', 'late');

@@ -1,0 +1,10 @@
+INSERT INTO kennel_owner (id, name, email, referrer_id) VALUES (1, 'Ida', 'ida@example.org', NULL), (2, 'Ole', 'ole@example.org', 1), (3, 'Pip; Q', 'pip@example.org', 2);
+INSERT INTO kennel_breed (code) VALUES ('lab'), ('poodle');
+INSERT INTO kennel_trait (id, label) VALUES (1, 'small'), (2, 'old'), (3, 'Fast');
+INSERT INTO kennel_dog (id, name, weight, owner_id, breed_id) VALUES (1, 'Rex', 30.5, 1, 'lab'), (2, 'Åse', 9, 1, NULL), (3, 'O''Malley', 3.25, 2, 'poodle');
+INSERT INTO kennel_dog_traits (id, dog_id, trait_id) VALUES (1, 1, 3), (2, 2, 1), (3, 3, 1), (4, 3, 2);
+INSERT INTO kennel_visit (id, owner_id, reason, fee) VALUES (31, 1, 'check', '12.50');
+INSERT INTO kennel_visit (id, owner_id, reason, fee) VALUES (32, 2, 'it''s; urgent', '0.00');
+INSERT INTO kennel_visit (id, owner_id, reason, fee) VALUES (33, 3, '', '100.00');
+INSERT INTO kennel_weighing (id, grams, scan) VALUES (1, 30500, x'00ff');
+INSERT INTO kennel_weighing (id, grams, scan) VALUES (2, -5, NULL);

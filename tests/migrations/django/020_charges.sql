@@ -1,0 +1,10 @@
+PRAGMA foreign_keys = OFF;
+PRAGMA foreign_keys;
+BEGIN;
+CREATE TABLE "kennel_charge" ("visit_id" bigint NOT NULL REFERENCES "kennel_visit" ("id") DEFERRABLE INITIALLY DEFERRED, "number" integer NOT NULL, "dog_id" bigint NULL REFERENCES "kennel_dog" ("id") DEFERRABLE INITIALLY DEFERRED, "cents" integer NOT NULL, PRIMARY KEY ("visit_id", "number"));
+PRAGMA foreign_key_check;
+CREATE INDEX "kennel_charge_visit_id_312178cc" ON "kennel_charge" ("visit_id");
+CREATE INDEX "kennel_charge_dog_id_972e3d9b" ON "kennel_charge" ("dog_id");
+COMMIT;
+PRAGMA foreign_keys = ON;
+INSERT INTO "django_migrations" ("app", "name", "applied") VALUES ('kennel', '0020_charges', '2026-12-01 08:45:41.474058') RETURNING "django_migrations"."id";

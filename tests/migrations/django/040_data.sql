@@ -1,0 +1,16 @@
+PRAGMA foreign_keys = OFF;
+PRAGMA foreign_keys;
+BEGIN;
+SELECT "kennel_dog"."id", "kennel_dog"."name", "kennel_dog"."weight", "kennel_dog"."owner_id", "kennel_dog"."breed_id", "kennel_dog"."tag" FROM "kennel_dog" ORDER BY "kennel_dog"."id" ASC;
+UPDATE "kennel_dog" SET "tag" = 'rex-1; 100%' WHERE "kennel_dog"."id" = 1;
+UPDATE "kennel_dog" SET "tag" = 'åse-2; 100%' WHERE "kennel_dog"."id" = 2;
+UPDATE "kennel_dog" SET "tag" = 'o''m-3; 100%' WHERE "kennel_dog"."id" = 3;
+INSERT INTO "kennel_trait" ("id", "label") VALUES (11, 'calm'), (12, 'it''s loud') RETURNING "kennel_trait"."id";
+UPDATE "kennel_dog" SET "weight" = 4.0 WHERE "kennel_dog"."id" IN (SELECT U0."id" FROM "kennel_dog" U0 INNER JOIN "kennel_dog_traits" U1 ON (U0."id" = U1."dog_id") INNER JOIN "kennel_trait" U2 ON (U1."trait_id" = U2."id") WHERE U2."label" = 'small');
+SELECT "kennel_trait"."id", "kennel_trait"."label" FROM "kennel_trait" WHERE "kennel_trait"."label" = 'old' LIMIT 21;
+DELETE FROM "kennel_dog_traits" WHERE "kennel_dog_traits"."trait_id" IN (2);
+DELETE FROM "kennel_trait" WHERE "kennel_trait"."id" IN (2);
+INSERT INTO "django_migrations" ("app", "name", "applied") VALUES ('kennel', '0040_data', '2026-12-01 08:45:41.586445') RETURNING "django_migrations"."id";
+PRAGMA foreign_key_check;
+COMMIT;
+PRAGMA foreign_keys = ON;

@@ -1,0 +1,11 @@
+PRAGMA foreign_keys = OFF;
+PRAGMA foreign_keys;
+BEGIN;
+CREATE TABLE "new__measures" ("grams" varchar(20) NULL, "unit" varchar(4) NOT NULL, "id" varchar(30) NOT NULL PRIMARY KEY);
+INSERT INTO "new__measures" ("grams", "unit", "id") SELECT "grams", "unit", "id" FROM "measures";
+DROP TABLE "measures";
+ALTER TABLE "new__measures" RENAME TO "measures";
+INSERT INTO "django_migrations" ("app", "name", "applied") VALUES ('kennel', '0100_shard_key', '2026-12-01 08:45:42.137445') RETURNING "django_migrations"."id";
+PRAGMA foreign_key_check;
+COMMIT;
+PRAGMA foreign_keys = ON;

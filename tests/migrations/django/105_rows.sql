@@ -1,0 +1,1 @@
+INSERT INTO measures (id, grams, unit) VALUES ('m4', '1', 'g');

@@ -1,0 +1,13 @@
+INSERT INTO growers (id, name, mentor_id) VALUES (1, 'ann', NULL), (2, 'bob', 1), (3, 'c; d', 2);
+INSERT INTO growers (id, name, active) VALUES (4, 'ann', 0);
+INSERT INTO seeds (id, grower_id, label, grams, photo) VALUES (1, 1, 'oat', 3, x'01'), (2, 1, 'rye', 0.25, NULL), (3, 2, 'pea --> statement-breakpoint', 9.5, x'ff00');
+INSERT INTO beds (code, width) VALUES ('north', 120), ('Süd', 80);
+INSERT INTO plantings (seed_id, bed_code, at) VALUES (1, 'north', '2024-03-01');
+INSERT INTO plantings (seed_id, bed_code, at) VALUES (1, 'Süd', '2024-03-02');
+INSERT INTO plantings (seed_id, bed_code, at) VALUES (3, 'north', '2024-03-03');
+INSERT INTO orders (id, grower_id) VALUES (21, 1);
+INSERT INTO orders (id, grower_id, status) VALUES (22, 2, 'paid');
+INSERT INTO orders (id, grower_id) VALUES (23, NULL);
+INSERT INTO readings (id, sensor, value) VALUES (1, 'a', 1e100);
+INSERT INTO readings (id, sensor, value) VALUES (2, 'b', 9e999);
+INSERT INTO readings (id, sensor, value) VALUES (3, 'c', -0.0);

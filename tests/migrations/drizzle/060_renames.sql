@@ -1,0 +1,2 @@
+ALTER TABLE `readings` RENAME TO `measurements`;--> statement-breakpoint
+ALTER TABLE `seeds` RENAME COLUMN "label" TO "title";

@@ -1,0 +1,1 @@
+INSERT INTO measurements (id, sensor) VALUES ('x7', 'e');

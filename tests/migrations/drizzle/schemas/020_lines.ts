@@ -1,0 +1,73 @@
+import { sql } from "drizzle-orm";
+import type { AnySQLiteColumn } from "drizzle-orm/sqlite-core";
+import { blob, check, index, integer, primaryKey, real, sqliteTable, text, uniqueIndex } from "drizzle-orm/sqlite-core";
+
+export const growers = sqliteTable(
+    "growers",
+    {
+        id: integer("id").primaryKey({ autoIncrement: true }),
+        name: text("name").notNull(),
+        mentorId: integer("mentor_id").references((): AnySQLiteColumn => growers.id, { onDelete: "set null" }),
+        mode: text("mode").notNull().default("preview"),
+        active: integer("active", { mode: "boolean" }).notNull().default(true),
+    },
+    (t) => [uniqueIndex("growers_active_name").on(t.name).where(sql`${t.active} = 1`)],
+);
+
+export const seeds = sqliteTable(
+    "seeds",
+    {
+        id: integer("id").primaryKey(),
+        growerId: integer("grower_id")
+            .notNull()
+            .references(() => growers.id, { onDelete: "cascade" }),
+        label: text("label").notNull(),
+        grams: real("grams").default(1.5),
+        photo: blob("photo"),
+    },
+    (t) => [index("seeds_grower").on(t.growerId), check("seeds_grams", sql`${t.grams} > 0`)],
+);
+
+export const beds = sqliteTable("beds", {
+    code: text("code").primaryKey().notNull(),
+    width: integer("width").notNull(),
+});
+
+export const plantings = sqliteTable(
+    "plantings",
+    {
+        seedId: integer("seed_id")
+            .notNull()
+            .references(() => seeds.id, { onDelete: "cascade" }),
+        bedCode: text("bed_code")
+            .notNull()
+            .references(() => beds.code, { onDelete: "cascade", onUpdate: "cascade" }),
+        at: text("at").notNull().default(sql`(CURRENT_TIMESTAMP)`),
+    },
+    (t) => [primaryKey({ columns: [t.seedId, t.bedCode] })],
+);
+
+export const orders = sqliteTable("orders", {
+    id: integer("id").primaryKey({ autoIncrement: true }),
+    growerId: integer("grower_id").references(() => growers.id, { onDelete: "restrict" }),
+    status: text("status", { enum: ["open", "paid"] }).notNull().default("open"),
+});
+
+export const lines = sqliteTable(
+    "lines",
+    {
+        orderId: integer("order_id")
+            .notNull()
+            .references(() => orders.id, { onDelete: "cascade" }),
+        number: integer("number").notNull(),
+        seedId: integer("seed_id").references(() => seeds.id, { onDelete: "set null" }),
+        packs: integer("packs").notNull().default(1),
+    },
+    (t) => [primaryKey({ columns: [t.orderId, t.number] })],
+);
+
+export const readings = sqliteTable("readings", {
+    id: integer("id").primaryKey(),
+    sensor: text("sensor"),
+    value: real("value"),
+});

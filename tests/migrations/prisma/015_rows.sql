@@ -1,0 +1,15 @@
+INSERT INTO "Member" ("id", "email", "name", "inviterId") VALUES (1, 'ada@example.org', 'Ada', NULL), (2, 'ben@example.org', 'Ben', 1), (3, 'cy@example.org', 'Cy', 2);
+INSERT INTO "Author" ("id", "name", "born") VALUES (1, 'Ursula', 1929), (2, 'O''Brien', NULL), (7, 'Žofie', 1980);
+INSERT INTO "Book" ("id", "title", "price", "cover", "authorId") VALUES (1, 'Semicolons; and more', 12.25, x'00ff10', 1), (2, 'Two -- dashes', 3, NULL, 1), (3, 'It''s "quoted"', 0.5, x'', 2), (9, 'Řeka', 7.75, NULL, 7);
+INSERT INTO "Tag" ("id", "label") VALUES (1, 'new'), (2, 'used');
+INSERT INTO "_BookToTag" ("A", "B") VALUES (1, 1);
+INSERT INTO "_BookToTag" ("A", "B") VALUES (1, 2);
+INSERT INTO "_BookToTag" ("A", "B") VALUES (3, 2);
+INSERT INTO "Copy" ("id", "shelf", "bookId") VALUES (1, 'a1', 1);
+INSERT INTO "Copy" ("id", "shelf", "bookId") VALUES (2, 'a2', 1);
+INSERT INTO "Copy" ("id", "shelf", "bookId") VALUES (3, 'b1', 3);
+INSERT INTO "Order" ("id", "memberId", "state", "note") VALUES (10, 1, 'paid', 'gift');
+INSERT INTO "Order" ("id", "memberId", "state", "note") VALUES (11, 2, 'open', 'call first');
+INSERT INTO "Order" ("id", "memberId", "state", "note") VALUES (12, 3, 'sent', 'x');
+INSERT INTO "Visit" ("id", "page") VALUES (100, '/');
+INSERT INTO "Visit" ("id", "page", "ms") VALUES (101, '/books?q=a;b', 9);

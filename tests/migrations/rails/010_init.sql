@@ -1,0 +1,12 @@
+CREATE TABLE "schema_migrations" ("version" varchar NOT NULL PRIMARY KEY);
+CREATE TABLE "ar_internal_metadata" ("key" varchar NOT NULL PRIMARY KEY, "value" varchar, "created_at" datetime(6) NOT NULL, "updated_at" datetime(6) NOT NULL);
+BEGIN IMMEDIATE TRANSACTION;
+INSERT INTO "ar_internal_metadata" ("key", "value", "created_at", "updated_at") VALUES ('environment', 'development', '2024-01-01 00:00:00.123456', '2024-01-01 00:00:00.123456') RETURNING "key";
+COMMIT TRANSACTION;
+BEGIN IMMEDIATE TRANSACTION;
+CREATE TABLE "farms" ("id" integer PRIMARY KEY AUTOINCREMENT NOT NULL, "name" varchar NOT NULL, "created_at" datetime(6) NOT NULL);
+CREATE TABLE "bees" ("id" integer PRIMARY KEY AUTOINCREMENT NOT NULL, "farm_id" integer NOT NULL, "label" varchar DEFAULT NULL, "weight" decimal(8,2), "queen" boolean DEFAULT 0, "tags" json DEFAULT '[]', CONSTRAINT "fk_rails_0b8f4f4f10" FOREIGN KEY ("farm_id") REFERENCES "farms" ("id"));
+CREATE INDEX "index_bees_on_farm_id" ON "bees" ("farm_id");
+CREATE UNIQUE INDEX "index_farms_on_name" ON "farms" ("name");
+INSERT INTO "schema_migrations" ("version") VALUES ('20240101000000') RETURNING "version";
+COMMIT TRANSACTION;
