@@ -168,7 +168,9 @@ impl Proxy {
                 ready => ready?,
             };
             match ready.prepared.analysis.verb {
-                Verb::Schema if options.shard.is_none() => return Box::pin(self.run_schema(statement, index, options)).await,
+                Verb::Schema if options.shard.is_none() => {
+                    return Box::pin(self.run_schema(statement, index, options)).await;
+                }
                 Verb::Schema => return Err(no_schema_on_shard()),
                 Verb::Local => return Box::pin(self.run_local(&ready, &statement.params, options)).await,
                 _ => ready.prepared.check_args(&statement.params)?,

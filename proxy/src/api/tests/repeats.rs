@@ -46,11 +46,7 @@ const REPEATS: &[(&[&str], &str, &str)] = &[
         "SELECT count(*) FROM sqlite_schema WHERE name = 'ix'",
         "[[1]]",
     ),
-    (
-        &["CREATE VIEW v AS SELECT 1 AS a", "DROP VIEW v", "CREATE VIEW v AS SELECT 1 AS a"],
-        "SELECT a FROM v",
-        "[[1]]",
-    ),
+    (&["CREATE VIEW v AS SELECT 1 AS a", "DROP VIEW v", "CREATE VIEW v AS SELECT 1 AS a"], "SELECT a FROM v", "[[1]]"),
     (
         &[
             "CREATE TABLE r(x)",
