@@ -2,7 +2,8 @@
 //!
 //! A statement must mean the same wherever it runs: inside apply, on a node's reader, on the proxy's mirror, in
 //! its merge database, and where the proxy computes a constant. [`install`] gives a connection what it needs for that:
-//! one time zone for the whole process ([`local_time`]). It is called once for each connection
+//! one time zone for the whole process ([`local_time`]) and math that gives the same bits on every host ([`math`]). It
+//! is called once for each connection
 //! that prepares or runs statements of clients.
 //!
 //! To add an SQL function of our own: give it a module here with an `install(&Connection)`, and call that
@@ -10,8 +11,11 @@
 //! [`INTERNAL_FUNCTION_PREFIX`]; it must be deterministic and without effects, because a node does not refuse it.
 
 pub mod local_time;
+pub mod math;
 
-use rusqlite::Connection;
+use std::ffi::c_int;
+
+use rusqlite::{Connection, ffi};
 
 /// Names of functions that only Flotilla's own statements call.
 pub const INTERNAL_FUNCTION_PREFIX: &str = "flotilla_";
@@ -26,9 +30,17 @@ pub fn is_internal_function(name: &str) -> bool {
 ///
 /// # Errors
 /// What SQLite says.
-pub fn install(_db: &Connection) -> rusqlite::Result<()> {
+pub fn install(db: &Connection) -> rusqlite::Result<()> {
     local_time::use_utc();
-    Ok(())
+    math::install(db)
+}
+
+/// The result of a call of SQLite's C interface.
+fn done(code: c_int) -> rusqlite::Result<()> {
+    match code {
+        ffi::SQLITE_OK => Ok(()),
+        _ => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
 }
 
 /// An empty database in memory, set up.
