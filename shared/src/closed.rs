@@ -1,5 +1,5 @@
-//! What is closed to clients by name: Flotilla's own tables, and all PRAGMAs but those that only
-//! tell. The proxy refuses early by it, the node for certain.
+//! What is closed to clients by name: Flotilla's own tables, functions that reach beyond the database, and
+//! all PRAGMAs but those that only tell. The proxy refuses early by it, the node for certain.
 
 /// Names that belong to Flotilla; no client may see or make them.
 pub const INTERNAL_PREFIX: &str = "_flotilla_";
@@ -19,6 +19,14 @@ pub const READ_PRAGMAS: &[&str] = &[
     "pragma_list",
     "compile_options",
 ];
+
+/// Functions that reach beyond the database: into files of code, and into the log of the process.
+pub const CLOSED_FUNCTIONS: &[&str] = &["load_extension", "sqlite_log"];
+
+/// May no client call this function?
+pub fn is_closed_function(name: &str) -> bool {
+    CLOSED_FUNCTIONS.iter().any(|closed| closed.eq_ignore_ascii_case(name))
+}
 
 /// Does the name belong to Flotilla, in any case?
 pub fn is_internal(name: &str) -> bool {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use flotilla_shared::closed::{is_internal, is_read_pragma};
+use flotilla_shared::closed::{is_closed_function, is_internal, is_read_pragma};
 use flotilla_shared::error::{Code, Error};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
@@ -78,9 +78,12 @@ impl Record {
                 let known = is_read_pragma(pragma_name);
                 (!known).then(|| forbidden(format!("PRAGMA {pragma_name} is not open to clients"), "table_info, index_list, foreign_key_list and other pragmas that only tell about the schema are"))
             }
-            A::Function { function_name } => function_name
-                .eq_ignore_ascii_case("load_extension")
-                .then(|| forbidden("load_extension() is not open to clients", "extensions cannot be loaded")),
+            A::Function { function_name } => is_closed_function(function_name).then(|| {
+                forbidden(
+                    format!("{function_name}() is not open to clients"),
+                    "it reaches beyond the database: use an ordinary function",
+                )
+            }),
             A::Attach { .. } | A::Detach { .. } => Some(forbidden(
                 "ATTACH and DETACH are not open to clients",
                 "all tables of the cluster are in one database",

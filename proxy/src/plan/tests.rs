@@ -277,6 +277,7 @@ fn refusals() {
         ("VACUUM", "forbidden_statement", "VACUUM"),
         ("VACUUM INTO '/tmp/x'", "forbidden_statement", "VACUUM"),
         ("SELECT load_extension('x')", "forbidden_statement", "load_extension"),
+        ("SELECT sqlite_log(1, 'x') FROM users", "forbidden_statement", "sqlite_log"),
         ("SELECT * FROM _FLOTILLA_requests", "forbidden_statement", "internal"),
         ("SELECT * FROM '_flotilla_requests'", "forbidden_statement", "_flotilla_"),
         ("CREATE TABLE \"_flotilla_x\" (a)", "forbidden_statement", "internal"),

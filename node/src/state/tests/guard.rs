@@ -42,6 +42,7 @@ const FORBIDDEN_WRITES: &[(&str, Code)] = &[
     ("INSERT INTO t (v) SELECT name FROM pragma_module_list", Code::Forbidden),
     ("INSERT INTO t (v) SELECT page_count FROM pragma_page_count", Code::Forbidden),
     ("INSERT INTO t (v) SELECT load_extension('x')", Code::Forbidden),
+    ("INSERT INTO t (v) SELECT SQLITE_LOG(1, 'x')", Code::Forbidden),
     ("SELECT * FROM _flotilla_state", Code::Forbidden),
     ("SELECT count(*) FROM _flotilla_state", Code::Forbidden),
     ("SELECT 1 FROM main._FLOTILLA_Requests", Code::Forbidden),
@@ -157,6 +158,7 @@ fn reads() {
         "PRAGMA writable_schema = 1",
         "SELECT * FROM pragma_integrity_check",
         "SELECT load_extension('x')",
+        "SELECT sqlite_log(1, 'x')",
     ];
     for sql in refused {
         let error = replica.read(&select(sql)).expect_err(sql);
