@@ -56,7 +56,7 @@ const VOLATILE: &str = "random randomblob changes total_changes last_insert_rowi
     timediff current_date current_time current_timestamp sqlite_offset";
 
 /// Those of them that only read the clock when they are told to.
-const DATES: [&str; 7] = ["date", "time", "datetime", "julianday", "unixepoch", "strftime", "timediff"];
+pub const DATES: [&str; 7] = ["date", "time", "datetime", "julianday", "unixepoch", "strftime", "timediff"];
 
 /// Reads the names of an expression.
 pub fn names(tokens: &Tokens<'_>, span: &Span) -> Names {
@@ -98,7 +98,7 @@ pub fn names(tokens: &Tokens<'_>, span: &Span) -> Names {
         let lower = name.to_ascii_lowercase();
         let volatile = VOLATILE.split_ascii_whitespace().any(|word| lower == word);
         if tokens.is_mark(at, "(") && at < span.end {
-            names.volatile |= volatile && !(DATES.contains(&lower.as_str()) && is_fixed(tokens, at));
+            names.volatile |= volatile && !(DATES.contains(&lower.as_str()) && is_fixed(tokens, &lower, at));
             names.functions.push((here, lower));
             continue;
         }
@@ -120,19 +120,20 @@ pub fn names(tokens: &Tokens<'_>, span: &Span) -> Names {
     names
 }
 
-/// Is the list of arguments at `open` made of literals, none of which brings in the clock or the time
-/// zone? Then `date('1995-09-01', '+1 month')` is a constant.
-fn is_fixed(tokens: &Tokens<'_>, open: usize) -> bool {
+/// Is the list of arguments of a date function at `open` made of literals, none of which brings in the clock or the
+/// time zone? Then `date('1995-09-01', '+1 month')` is a constant. `strftime` with a format alone tells the time.
+fn is_fixed(tokens: &Tokens<'_>, function: &str, open: usize) -> bool {
     let Some(close) = tokens.closing(open) else { return false };
     let fixed = |at: usize| match tokens.list[at].kind {
-        Kind::Text => !["now", "localtime", "utc", "auto"]
+        Kind::Text => !["now", "localtime", "utc", "auto", "subsec", "subsecond"]
             .iter()
             .any(|word| tokens.name(at).is_none_or(|text| text.trim().eq_ignore_ascii_case(word))),
         Kind::Number => true,
         Kind::Mark => matches!(tokens.text(at), "," | "-" | "+"),
         _ => false,
     };
-    open + 1 < close && (open + 1..close).all(fixed)
+    let times = function != "strftime" || (open + 1..close).any(|at| tokens.is_mark(at, ","));
+    open + 1 < close && times && (open + 1..close).all(fixed)
 }
 
 /// The tables of a SELECT by the names of its sources.

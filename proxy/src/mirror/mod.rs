@@ -11,6 +11,7 @@
 //! and by a deadline in its progress handler, which SQLite also calls while it prepares.
 
 pub mod cache;
+mod deterministic;
 pub mod fold;
 pub mod record;
 pub mod schema;

@@ -82,6 +82,7 @@ pub fn check_schema_statement(mirror: &Mirror, prepared: &Prepared) -> Result<Sc
     if before == after && !matches!(verb.as_str(), "ANALYZE" | "REINDEX") {
         return Ok(SchemaChange::Nothing);
     }
+    super::deterministic::check(&tokens)?;
     if let Some(create) = CreateAs::read(&prepared.sql) {
         let made = after.difference(&before).find(|(kind, name, ..)| kind == "table" && *name == create.name);
         let (.., sql) = made.ok_or_else(|| Error::new(Code::Internal, "a new table is not in the schema"))?;

@@ -153,3 +153,23 @@ async fn home_triggers() {
     assert_eq!(b.sql("SELECT count(*) FROM users", json!([])).await["values"], json!([[1]]));
     assert_eq!(b.sql("SELECT * FROM notes", json!([])).await["values"], json!([[1, "x"]]));
 }
+
+/// What would ask for the clock in an index, a CHECK constraint or a generated column is refused when it is made, on
+/// an empty table too, and leaves nothing behind.
+#[tokio::test]
+async fn schemas_without_a_clock() {
+    let b = Bench::new().await;
+    b.users().await;
+    for sql in [
+        "CREATE INDEX i ON users (datetime('now'))",
+        "CREATE INDEX i ON users (name) WHERE name > strftime('%Y')",
+        "CREATE TABLE x (a, CHECK (a < unixepoch('now')))",
+        "ALTER TABLE users ADD COLUMN day AS (date('now'))",
+    ] {
+        assert_eq!(b.fails(sql).await, "sql_error", "{sql}");
+    }
+    assert_eq!(b.sql("SELECT count(*) FROM sqlite_schema", json!([])).await["values"], json!([[1]]));
+    b.sql("CREATE TABLE x (a DEFAULT (datetime('now')))", json!([])).await;
+    b.sql("CREATE INDEX i ON users (strftime('%Y', name))", json!([])).await;
+    b.sql("CREATE VIEW v AS SELECT datetime('now') AS now, id FROM users", json!([])).await;
+}

@@ -22,7 +22,7 @@ pub fn is_aggregate(tokens: &Tokens<'_>, at: usize, name: &str) -> bool {
 }
 
 /// The arguments of the call whose name is at `at`.
-fn arguments(tokens: &Tokens<'_>, at: usize) -> Option<Vec<Span>> {
+pub fn arguments(tokens: &Tokens<'_>, at: usize) -> Option<Vec<Span>> {
     let close = tokens.closing(at + 1)?;
     let mut walk = Walk::new(tokens);
     let (mut list, mut begin) = (Vec::new(), at + 2);
