@@ -211,7 +211,7 @@ fn texts(plan: &[(usize, String)]) -> Vec<String> {
 /// SQLite's plan on the empty schema; nothing where it has none to tell.
 fn shard_plan(mirror: &Mirror, statement: &Statement) -> Vec<(usize, String)> {
     let explain = || -> Result<Rows, Error> {
-        let (prepared, _) = mirror.prepare(&format!("EXPLAIN QUERY PLAN {}", statement.sql))?;
+        let prepared = mirror.prepare_own(&format!("EXPLAIN QUERY PLAN {}", statement.sql))?;
         mirror.answer(&prepared, &statement.params)
     };
     explain().map(|rows| tree(&rows.values)).unwrap_or_default()

@@ -1,5 +1,6 @@
 //! Calls of the API against a fake node with three shards.
 
+mod aggregates;
 mod fuzz;
 mod kv;
 mod once;

@@ -109,6 +109,14 @@ struct Session {
     recorder: Recorder,
 }
 
+/// Who made a statement.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Client,
+    /// The planner, from a client's statement.
+    Planner,
+}
+
 /// The mirror of one schema version.
 pub struct Mirror {
     /// The version.
@@ -160,16 +168,32 @@ impl Mirror {
                 .hint("pass values as arguments, or split the statement"));
         }
         let tokens = Tokens::read(sql)?;
-        check_words(&tokens)?;
-        let prepared = Arc::new(self.with_session(|session| self.look_at(session, &tokens))??);
+        let prepared = Arc::new(self.prepare_tokens(&tokens, Caller::Client)?);
         self.statements.put(sql, Arc::clone(&prepared));
         Ok((prepared, false))
     }
 
-    fn look_at(&self, session: &mut Session, tokens: &Tokens<'_>) -> Result<Prepared, Error> {
+    /// What is known about a statement that the planner made; it may call the functions that clients may not. Not
+    /// kept: it is asked for once per statement that it was made from.
+    ///
+    /// # Errors
+    /// SQLite's own words, or a refusal.
+    pub fn prepare_own(&self, sql: &str) -> Result<Prepared, Error> {
+        self.prepare_tokens(&Tokens::read(sql)?, Caller::Planner)
+    }
+
+    fn prepare_tokens(&self, tokens: &Tokens<'_>, caller: Caller) -> Result<Prepared, Error> {
+        check_words(tokens)?;
+        self.with_session(|session| self.look_at(session, tokens, caller))?
+    }
+
+    fn look_at(&self, session: &mut Session, tokens: &Tokens<'_>, caller: Caller) -> Result<Prepared, Error> {
         session.recorder.take();
         let statement = session.db.prepare(tokens.sql);
-        let record = session.recorder.take();
+        let mut record = session.recorder.take();
+        if caller == Caller::Client && record.refused.is_none() {
+            record.refused = record.internal_function.take();
+        }
         let statement = match statement {
             Ok(_) if record.refused.is_some() => return Err(record.refused.expect("just seen")),
             Ok(statement) => statement,

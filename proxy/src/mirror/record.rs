@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use flotilla_shared::closed::{is_closed_function, is_internal, is_read_pragma};
 use flotilla_shared::error::{Code, Error};
+use flotilla_shared::sqlite::is_internal_function;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 /// Tables that show the inside of a database file.
@@ -35,6 +36,8 @@ pub struct Record {
     pub select: bool,
     /// Why no client may run it.
     pub refused: Option<Error>,
+    /// The same, for a function that statements of our own may call.
+    pub internal_function: Option<Error>,
 }
 
 impl Record {
@@ -42,6 +45,21 @@ impl Record {
         let table = table.to_ascii_lowercase();
         self.target.get_or_insert_with(|| table.clone());
         self.writes.insert(table);
+    }
+
+    /// Notes the call of a function; the answer refuses it.
+    fn function(&mut self, name: &str) -> Option<Error> {
+        if is_internal_function(name) {
+            // What SQLite says of a function that it does not have.
+            let unknown = || Error::new(Code::SqlError, format!("no such function: {name}"));
+            self.internal_function.get_or_insert_with(unknown);
+        }
+        is_closed_function(name).then(|| {
+            forbidden(
+                format!("{name}() is not open to clients"),
+                "it reaches beyond the database: use an ordinary function",
+            )
+        })
     }
 
     /// Notes one action; false refuses it.
@@ -78,12 +96,7 @@ impl Record {
                 let known = is_read_pragma(pragma_name);
                 (!known).then(|| forbidden(format!("PRAGMA {pragma_name} is not open to clients"), "table_info, index_list, foreign_key_list and other pragmas that only tell about the schema are"))
             }
-            A::Function { function_name } => is_closed_function(function_name).then(|| {
-                forbidden(
-                    format!("{function_name}() is not open to clients"),
-                    "it reaches beyond the database: use an ordinary function",
-                )
-            }),
+            A::Function { function_name } => self.function(function_name),
             A::Attach { .. } | A::Detach { .. } => Some(forbidden(
                 "ATTACH and DETACH are not open to clients",
                 "all tables of the cluster are in one database",

@@ -1,7 +1,8 @@
 //! GROUP BY and aggregates over rows that are made on one shard each.
 //!
 //! Each shard computes its groups with partial aggregates; the last query groups the partial rows
-//! again and finishes: a count is the sum of counts, an average a sum of totals over a sum of counts. In the
+//! again and finishes: a count is the sum of counts, and the states of sums are joined by functions of our own
+//! ([`sums`](flotilla_shared::sqlite::sums)), so that neither range nor rounding depends on where rows lie. In the
 //! statement's own text every grouping expression and every aggregate is replaced by what it has
 //! become; what is then left over must be no column, else there is no such plan (a bare column, an
 //! aggregate whose result depends on the order of rows). For a DISTINCT aggregate the shards group by its
@@ -303,11 +304,11 @@ impl Builder<'_, '_> {
         let merged = match name {
             // Without any group there is no row to sum.
             "count" => format!("ifnull(sum({}), 0)", partial("count")),
-            "sum" => format!("sum({})", partial("sum")),
-            "total" => format!("total({})", partial("total")),
+            "sum" => format!("flotilla_sum({})", partial("flotilla_sum_state")),
+            "total" => format!("flotilla_total({})", partial("flotilla_sum_state")),
+            "avg" => format!("flotilla_avg({})", partial("flotilla_sum_state")),
             "min" => format!("min({})", partial("min")),
             "max" => format!("max({})", partial("max")),
-            "avg" => format!("(total({}) / sum({}))", partial("total"), partial("count")),
             _ => return None,
         };
         Some((at..end, merged))

@@ -223,7 +223,7 @@ impl<'a> Query<'a> {
 
     /// The text for one shard is one that the mirror takes.
     fn is_readable(&self, template: &Template) -> bool {
-        self.mirror.prepare(&template.sql).is_ok_and(|(prepared, _)| prepared.readonly)
+        self.mirror.prepare_own(&template.sql).is_ok_and(|prepared| prepared.readonly)
     }
 }
 

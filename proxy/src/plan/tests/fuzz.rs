@@ -333,7 +333,7 @@ fn rows(db: &Connection, statement: &Statement) -> Result<Vec<Vec<Value>>, Error
 #[test]
 fn generated_merges_run() {
     let bench = Bench::new();
-    let mut empty = Connection::open_in_memory().unwrap();
+    let mut empty = flotilla_shared::sqlite::open_in_memory().unwrap();
     empty.execute_batch(DDL).unwrap();
     let start = Arc::new(std::sync::Mutex::new(std::time::Instant::now()));
     let clock = Arc::clone(&start);

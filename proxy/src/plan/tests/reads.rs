@@ -39,7 +39,7 @@ fn what_is_pushed_down() {
         ),
         (
             "SELECT avg(total), sum(total) + 1, max(total) FILTER (WHERE o_id > 2) AS m FROM orders",
-            r#"3x SELECT NULL, total (total) , count (total) , sum (total) , max (total) FILTER (WHERE o_id > 2) FROM orders | SELECT (total(_flotilla_p0) / sum(_flotilla_p1)) , sum(_flotilla_p2) + 1 , max(_flotilla_p3) AS "m" FROM _flotilla_parts"#,
+            r#"3x SELECT NULL, flotilla_sum_state (total) , flotilla_sum_state (total) , max (total) FILTER (WHERE o_id > 2) FROM orders | SELECT flotilla_avg(_flotilla_p0) , flotilla_sum(_flotilla_p1) + 1 , max(_flotilla_p2) AS "m" FROM _flotilla_parts"#,
         ),
         (
             "SELECT lower(name), count(email) FROM users GROUP BY 1 ORDER BY 2",
@@ -93,7 +93,7 @@ fn what_is_pushed_down() {
         ("SELECT * FROM orders o LEFT JOIN items i ON i.o_id = o.o_id AND i.price > 3 WHERE o.total > 1", "all"),
         (
             "SELECT o.o_id, sum(price) FROM orders o, items i WHERE o.o_id = i.o_id AND total > 3 GROUP BY o.o_id ORDER BY 2 DESC LIMIT 10",
-            "3x SELECT NULL, o.o_id , sum (price) FROM orders o, items i WHERE o.o_id = i.o_id AND total > 3 GROUP BY o.o_id | SELECT _flotilla_g0 , sum(_flotilla_p0) FROM _flotilla_parts GROUP BY _flotilla_g0 ORDER BY 2 DESC LIMIT 10",
+            "3x SELECT NULL, o.o_id , flotilla_sum_state (price) FROM orders o, items i WHERE o.o_id = i.o_id AND total > 3 GROUP BY o.o_id | SELECT _flotilla_g0 , flotilla_sum(_flotilla_p0) FROM _flotilla_parts GROUP BY _flotilla_g0 ORDER BY 2 DESC LIMIT 10",
         ),
         (
             "SELECT * FROM orders o LEFT JOIN items i ON i.line = o.o_id WHERE o.total > 1 AND i.price > 3",
