@@ -112,9 +112,11 @@ impl Machine {
                     if several {
                         db.prepare_cached("ROLLBACK TO w")?.execute([])?;
                         db.prepare_cached("RELEASE w")?.execute([])?;
-                    } else if db.total_changes() != changes {
+                    } else if db.total_changes() != changes || deferred_violations(db) {
                         // One statement has no savepoint; OR FAIL keeps the rows before the failing one,
-                        // and a result over its bound is noticed when the rows are already changed.
+                        // and a result over its bound is noticed when the rows are already changed. A row that
+                        // violates an immediate and a deferred foreign key stays counted among the deferred
+                        // violations, and the commit of the batch would fail.
                         return Err(Halt::Undo(error));
                     }
                     return Ok(Err(error));

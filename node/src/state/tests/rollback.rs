@@ -8,6 +8,7 @@ const SCHEMA: &[&str] = &[
     "CREATE TABLE log (at TEXT DEFAULT CURRENT_TIMESTAMP, r DEFAULT (random()))",
     "CREATE TABLE parent (id INTEGER PRIMARY KEY)",
     "CREATE TABLE child (p REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)",
+    "CREATE TABLE both (now REFERENCES parent (id), later REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)",
     "CREATE TRIGGER refuse BEFORE INSERT ON t WHEN new.v = 'refused' BEGIN SELECT RAISE(ROLLBACK, 'refused'); END",
     "CREATE TRIGGER partly BEFORE INSERT ON t WHEN new.v = 'partly' BEGIN SELECT RAISE(FAIL, 'partly'); END",
 ];
@@ -19,6 +20,7 @@ const BAD: &[&str] = &[
     "INSERT INTO t (v) VALUES ('new'), ('refused')",
     "INSERT INTO child VALUES (99)",
     "DELETE FROM parent",
+    "INSERT INTO both VALUES (99, 99)",
     "INSERT OR FAIL INTO t (v) VALUES ('new'), ('taken')",
     "INSERT INTO t (v) VALUES ('new'), ('partly')",
     "INSERT INTO t (v) WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 10001)
@@ -81,11 +83,11 @@ fn what_they_answer() {
     let taken = (Code::Constraint, "UNIQUE constraint failed: t.v");
     let foreign = (Code::Constraint, "FOREIGN KEY constraint failed");
     assert_eq!(
-        errors[..7],
-        [taken, taken, (Code::Constraint, "refused"), foreign, foreign, taken, (Code::Constraint, "partly"),]
+        errors[..8],
+        [taken, taken, (Code::Constraint, "refused"), foreign, foreign, foreign, taken, (Code::Constraint, "partly"),]
     );
-    assert_eq!([errors[7].0, errors[8].0], [Code::TooLarge; 2]);
-    assert_eq!([errors[9].0, errors[10].0], [Code::Constraint; 2]);
+    assert_eq!([errors[8].0, errors[9].0], [Code::TooLarge; 2]);
+    assert_eq!([errors[10].0, errors[11].0], [Code::Constraint; 2]);
 }
 
 /// An entry of nothing but such writes comes to an end.
