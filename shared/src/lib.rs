@@ -19,6 +19,7 @@ pub mod lex;
 pub mod measure;
 pub mod members;
 pub mod moves;
+pub mod numeric;
 pub mod registry;
 pub mod rpc;
 pub mod slot;

@@ -10,6 +10,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Slot;
+use crate::numeric;
 use crate::value::Value;
 
 /// Slots of a hash placement: enough that 1,000 shards get 16 each, few enough that a map of them
@@ -207,12 +208,14 @@ fn exact_integer(real: f64) -> Option<i64> {
 /// What `value` becomes when a column of `affinity` stores it.
 pub fn apply_affinity(affinity: Affinity, value: &Value) -> Value {
     match (affinity, value) {
-        (Affinity::Text, Value::Integer(_) | Value::Real(_)) => Value::Text(number_text(value)),
+        (Affinity::Text, Value::Integer(_) | Value::Real(_)) => {
+            numeric::to_text(value).map_or_else(|| value.clone(), Value::Text)
+        }
         (Affinity::Integer | Affinity::Numeric, Value::Text(text)) => {
-            numeric_text(text).map_or_else(|| value.clone(), integer_if_exact)
+            numeric::of_text(text).unwrap_or_else(|| value.clone())
         }
         (Affinity::Integer | Affinity::Numeric, Value::Real(_)) => integer_if_exact(value.clone()),
-        (Affinity::Real, Value::Text(text)) => match numeric_text(text) {
+        (Affinity::Real, Value::Text(text)) => match numeric::of_text(text) {
             Some(Value::Integer(n)) => Value::Real(n as f64),
             Some(real) => real,
             None => value.clone(),
@@ -231,35 +234,6 @@ fn integer_if_exact(value: Value) -> Value {
             _ => Value::Real(r),
         },
         other => other,
-    }
-}
-
-/// The number that a whole text is, if it is a well-formed number (spaces around it allowed).
-fn numeric_text(text: &str) -> Option<Value> {
-    let trimmed = text.trim_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r']);
-    let well_formed = {
-        let digits = trimmed.strip_prefix(['+', '-']).unwrap_or(trimmed);
-        !digits.is_empty()
-            && digits.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'))
-            && digits.bytes().any(|b| b.is_ascii_digit())
-    };
-    if !well_formed {
-        return None;
-    }
-    if let Ok(n) = trimmed.parse::<i64>() {
-        return Some(Value::Integer(n));
-    }
-    trimmed.parse::<f64>().ok().map(Value::Real)
-}
-
-/// The text SQLite gives a number. Reals are printed by SQLite itself ("%!.15g" has too many corner
-/// cases to copy), once per distinct call, off the hot path: text keys are rarely given as reals.
-fn number_text(value: &Value) -> String {
-    match value {
-        Value::Integer(n) => n.to_string(),
-        other => rusqlite::Connection::open_in_memory()
-            .and_then(|db| db.query_row("SELECT CAST(?1 AS TEXT)", [other], |row| row.get(0)))
-            .unwrap_or_default(),
     }
 }
 

@@ -3,6 +3,10 @@
 //! JSON keeps all 64 bits of an integer. A real is a number; what JSON cannot write is an object:
 //! `{"real":"inf"}`, `{"real":"-inf"}`, and `{"blob":"<base64>"}` for bytes. SQLite stores NaN as
 //! NULL, so no NaN arises, and `{"real":"nan"}` is NULL. Refused: arrays and any other object.
+//!
+//! A JSON number means the double next to it, as everywhere in JSON, so that what was read comes back with the same
+//! bits. SQLite reads a literal or a text of twenty digits and more less exactly ([`numeric`](crate::numeric)); its
+//! result may be another double.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
