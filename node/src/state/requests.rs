@@ -59,7 +59,10 @@ impl Kept {
         {
             return Self::One { last_insert_id: *last_insert_id, rows_affected: *rows_affected };
         }
-        match (size_bytes(result) <= MAX_RESULT_BYTES.min(room_bytes), result) {
+        // That of a write without statements is always kept: its two bytes say that nothing was done and never will be,
+        // and without them the answer would be that something was.
+        let fits = size_bytes(result) <= MAX_RESULT_BYTES.min(room_bytes) || *result == Ok(vec![]);
+        match (fits, result) {
             (true, _) => Self::Full(Box::new(result.clone())),
             (false, Ok(_)) => Self::TooLarge,
             (false, Err(error)) => Self::Failed(error.code),

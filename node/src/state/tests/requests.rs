@@ -132,6 +132,38 @@ fn bytes() {
     assert_eq!(requests.find(RequestId(0)), Some(large(each)), "there is room again");
 }
 
+/// A write without statements is remembered as what it is when not a byte is left for results, whether it was applied
+/// here or came with slots; so a retry never hears that the write which it stands for was applied.
+#[test]
+fn a_fence_is_kept_when_results_are_full() {
+    let mut requests = Requests::default();
+    let mut next = 0u128;
+    // From the largest size down: each size is taken as long as it fits.
+    for bytes in [60 << 10, 30 << 10, 15 << 10, 4 << 10, 1 << 10, 256, 64, 16, 4, 1, 0] {
+        while {
+            next += 1;
+            requests.remember(RequestId(next), 0, &large(bytes));
+            requests.find(RequestId(next)) == Some(large(bytes))
+        } {}
+    }
+    // The rest by errors, which are shorter than any rows.
+    let refusal = |bytes: usize| -> WriteResult { Err(Error::new(Code::Constraint, "x".repeat(bytes))) };
+    for bytes in (0..32).rev() {
+        next += 1;
+        requests.remember(RequestId(next), 0, &refusal(bytes));
+    }
+    let fence: WriteResult = Ok(vec![]);
+    requests.remember(RequestId(u128::MAX), 0, &fence);
+    assert_eq!(requests.find(RequestId(u128::MAX)), Some(fence.clone()));
+    let slots = SlotSet::all(4);
+    let placement = PlacementId(2);
+    let route = Route { schema: SchemaVersion(0), claims: vec![Claim { placement, epoch: Epoch(1), slots: None }] };
+    let mut source = Requests::default();
+    source.remember_for(Some(&route), RequestId(u128::MAX - 1), 0, &fence);
+    requests.adopt(0, &source.of_slots(placement, &slots, 0, usize::MAX).0).unwrap();
+    assert_eq!(requests.find(RequestId(u128::MAX - 1)), Some(fence));
+}
+
 /// A leader whose clock jumps ahead, by an hour at a time, does not make the group forget what it
 /// applied: ids grow old by a second an entry at most, and so are forgotten in the end.
 #[test]
