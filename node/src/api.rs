@@ -1,13 +1,14 @@
 //! The node's HTTP API: what the proxy's API offers, for the groups that this node hosts, by name.
 //!
 //! `GET /status`, `/node`, `/shard`, `/healthz`, `/readyz`, `/metrics`; `POST /execute?shard=…` and
-//! `/query?shard=…` run as written on that shard, for inspection; `POST /remove {"node":N}`.
+//! `/query?shard=…` run as written on that shard, for inspection; `POST /remove {"node":N}`. A parameter or
+//! field that a call does not know is refused, except by those that answer machines.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_shared::error::{Code, Error};
-use flotilla_shared::http::{HttpRequest, HttpResponse, bytes, error, json};
+use flotilla_shared::http::{HttpRequest, HttpResponse, bytes, error, json, unknown_field};
 use flotilla_shared::ids::{GroupId, NodeId, RequestId};
 use flotilla_shared::registry::{JobKind, MetaCommand, MetaReply};
 use flotilla_shared::value::Params;
@@ -33,6 +34,9 @@ pub async fn handle(host: Arc<Host>, request: HttpRequest) -> HttpResponse {
 
 async fn route(host: &Arc<Host>, mut request: HttpRequest) -> Result<HttpResponse, Error> {
     let path = request.path.clone();
+    if matches!(path.as_str(), "/status" | "/node" | "/shard") {
+        request.has_only(&[])?;
+    }
     match (&request.method, path.as_str()) {
         (&Method::GET, "/healthz") => healthz(host),
         (&Method::GET, "/readyz") => readyz(host),
@@ -137,6 +141,19 @@ fn shard_of(request: &HttpRequest) -> Result<GroupId, Error> {
     })
 }
 
+/// The body of a request, if it is an object with no other fields than these, and no other parameters are there.
+fn body(request: &mut HttpRequest, fields: &[&str], params: &[&str]) -> Result<Json, Error> {
+    let body = request.json()?;
+    request.has_only(params)?;
+    let Some(map) = body.as_object() else {
+        return Err(Error::new(Code::BadRequest, "the body is not an object").hint("send {\"name\": value, …}"));
+    };
+    match map.keys().find(|name| !fields.contains(&name.as_str())) {
+        Some(unknown) => Err(unknown_field(unknown, "field", fields)),
+        None => Ok(body),
+    }
+}
+
 fn statement(sql: Option<&str>, args: Option<&Json>) -> Result<Statement, Error> {
     match sql {
         Some(sql) => Ok(Statement { sql: sql.to_owned(), params: Params::from_json(args)? }),
@@ -145,9 +162,10 @@ fn statement(sql: Option<&str>, args: Option<&Json>) -> Result<Statement, Error>
 }
 
 async fn execute(host: &Arc<Host>, request: &mut HttpRequest) -> Result<HttpResponse, Error> {
-    let body = request.json()?;
+    let body = body(request, &["query", "args"], &["shard"])?;
     let group = shard_of(request)?;
-    let key = request.headers.get("idempotency-key").and_then(|key| key.to_str().ok());
+    let key = request.headers.get("idempotency-key").map(|key| key.to_str()).transpose();
+    let key = key.map_err(|_| Error::new(Code::BadRequest, "Idempotency-Key is not visible ASCII"))?;
     let id = key.map_or_else(RequestId::random, RequestId::from_key);
     let write = Write { id, route: None, statements: vec![statement(body["query"].as_str(), body.get("args"))?] };
     let request = Request::Write { group, writes: vec![write] };
@@ -173,14 +191,24 @@ fn values(rows: &Rows) -> Json {
 }
 
 async fn query(host: &Arc<Host>, request: &mut HttpRequest) -> Result<HttpResponse, Error> {
-    let body = if request.body.is_empty() { Json::Null } else { request.json()? };
+    let params = ["shard", "level", "freshness"];
+    let (sql, args) = match request.body.is_empty() {
+        true => {
+            request.has_only(&[&params[..], &["q"]].concat())?;
+            (request.param("q").map(str::to_owned), None)
+        }
+        false => {
+            let mut body = body(request, &["query", "args"], &params)?;
+            (body["query"].as_str().map(str::to_owned), Some(body["args"].take()))
+        }
+    };
     let group = shard_of(request)?;
     let level = match request.param("level") {
         None => Default::default(),
         Some(text) => serde_json::from_value(text.into())
             .map_err(|_| Error::new(Code::BadRequest, "`level` is linearizable, lease or none"))?,
     };
-    let statement = statement(request.param("q").or(body["query"].as_str()), body.get("args"))?;
+    let statement = statement(sql.as_deref(), args.as_ref())?;
     let read = Read { route: None, statement, level, freshness_ms: request.parsed("freshness")? };
     match crate::server::handle(host, Request::Read { group, read }, TIMEOUT).await? {
         Response::Rows(rows) => Ok(json(
@@ -192,7 +220,7 @@ async fn query(host: &Arc<Host>, request: &mut HttpRequest) -> Result<HttpRespon
 }
 
 async fn remove(host: &Arc<Host>, request: &mut HttpRequest) -> Result<HttpResponse, Error> {
-    let body = request.json()?;
+    let body = body(request, &["node"], &[])?;
     let node = body["node"]
         .as_u64()
         .map(NodeId)

@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::budget::{Budget, Taken};
 use crate::error::{Class, Code, Error};
+use crate::form;
 
 /// Largest request body. A log entry must fit a frame with room to spare.
 pub const MAX_BODY_BYTES: usize = 16 << 20;
@@ -46,7 +47,7 @@ pub struct HttpRequest {
     pub method: Method,
     /// The path, without the query.
     pub path: String,
-    /// Parameters of the query, then form fields behind a JSON body, in order.
+    /// Parameters of the query, then form fields behind a JSON body, in order. No name is there twice.
     pub params: Vec<(String, String)>,
     /// Headers.
     pub headers: HeaderMap,
@@ -55,9 +56,20 @@ pub struct HttpRequest {
 }
 
 impl HttpRequest {
-    /// The last parameter of that name.
+    /// The parameter of that name.
     pub fn param(&self, name: &str) -> Option<&str> {
-        self.params.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.params.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Are there no other parameters than these? One that is misspelt must not be left out in silence.
+    ///
+    /// # Errors
+    /// [`Code::BadRequest`], naming it.
+    pub fn has_only(&self, known: &[&str]) -> Result<(), Error> {
+        match self.params.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+            None => Ok(()),
+            Some((unknown, _)) => Err(unknown_field(unknown, "parameter", known)),
+        }
     }
 
     /// A yes-or-no parameter; present without a value means yes.
@@ -93,21 +105,24 @@ impl HttpRequest {
             Error::new(Code::BadRequest, format!("the body is no JSON: {why}"))
                 .hint("send an object, such as {\"query\":\"SELECT 1\"}")
         };
-        let mut stream = serde_json::Deserializer::from_slice(&self.body).into_iter();
-        let value = match stream.next() {
-            Some(value) => value.map_err(|error| bad(error.to_string()))?,
-            None => return Err(bad("it is empty".into())),
-        };
-        let rest = self.body[stream.byte_offset()..].trim_ascii();
-        match rest.split_first() {
+        let (value, end) = crate::json::read_first(&self.body).map_err(bad)?;
+        match self.body[end..].trim_ascii().split_first() {
             None => (),
-            Some((b'&', fields)) => {
-                self.params.extend(form_urlencoded::parse(fields).map(|(k, v)| (k.into_owned(), v.into_owned())));
-            }
+            Some((b'&', fields)) => form::read_into(&mut self.params, fields)?,
             Some(_) => return Err(bad("something follows the first value".into())),
         }
         Ok(value)
     }
+}
+
+/// The error for a field or parameter that a call does not know.
+pub fn unknown_field(name: &str, what: &str, known: &[&str]) -> Error {
+    let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+    let hint = match &known[..] {
+        [] => format!("this call takes no {what}"),
+        known => format!("this call takes the {what}s {}", known.join(", ")),
+    };
+    Error::new(Code::BadRequest, format!("{what} `{name}` is not known here")).hint(hint)
 }
 
 /// An answer.
@@ -233,14 +248,9 @@ where
 async fn read(request: Request<Incoming>, held: &mut Taken) -> Result<HttpRequest, Error> {
     let (parts, body) = request.into_parts();
     let body = collect(body, held).await?;
-    let query = parts.uri.query().unwrap_or("");
-    Ok(HttpRequest {
-        method: parts.method,
-        path: parts.uri.path().to_owned(),
-        params: form_urlencoded::parse(query.as_bytes()).map(|(k, v)| (k.into_owned(), v.into_owned())).collect(),
-        headers: parts.headers,
-        body,
-    })
+    let mut params = Vec::new();
+    form::read_into(&mut params, parts.uri.query().unwrap_or("").as_bytes())?;
+    Ok(HttpRequest { method: parts.method, path: parts.uri.path().to_owned(), params, headers: parts.headers, body })
 }
 
 /// Reads a body. What has come of it counts, not what was announced: nobody holds room by promises.

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
 use super::leaders::{preferred_zone, set_preferred};
-use super::params::{Fields, bad, with_fields};
+use super::params::{Fields, bad, with_fields, with_optional_fields};
 use super::placements::table_json;
 use super::replicas::look;
 use crate::Proxy;
@@ -26,7 +26,7 @@ const MAX_REPLICAS: u64 = 9;
 
 /// All shards with their replicas.
 pub async fn shards(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
-    let registry = proxy.registry(Fields::new(request, None).deadline(proxy)?).await?;
+    let registry = proxy.registry(Fields::shown(request)?.deadline(proxy)?).await?;
     let shards: Vec<Json> = registry
         .shards()
         .map(|shard| {
@@ -50,20 +50,20 @@ pub async fn shards(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse
 
 /// All nodes.
 pub async fn nodes(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
-    let registry = proxy.registry(Fields::new(request, None).deadline(proxy)?).await?;
+    let registry = proxy.registry(Fields::shown(request)?.deadline(proxy)?).await?;
     let states = proxy.cluster.states(&registry).await;
     Ok(http::json(200, &json!({ "nodes": nodes_json(&registry, &states) })))
 }
 
 /// All jobs, the latest first.
 pub async fn jobs(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
-    let registry = proxy.registry(Fields::new(request, None).deadline(proxy)?).await?;
+    let registry = proxy.registry(Fields::shown(request)?.deadline(proxy)?).await?;
     Ok(http::json(200, &json!({ "jobs": registry.jobs.values().rev().map(Job::to_json).collect::<Vec<_>>() })))
 }
 
 /// One job.
 pub async fn job(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
-    let deadline = Fields::new(request, None).deadline(proxy)?;
+    let deadline = Fields::shown(request)?.deadline(proxy)?;
     let text = request.path.trim_start_matches("/job/");
     let id: JobId = text.parse().map_err(|_| bad(format!("`{text}` is no job id")))?;
     let mut registry = proxy.registry(deadline).await?;
@@ -78,7 +78,7 @@ pub async fn job(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, E
 
 /// Takes a node out of the cluster.
 pub async fn remove(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = with_fields(request.json()?, &["node"])?;
+    let body = with_fields(&mut request, &["node"])?;
     let Options { id, deadline, .. } = Fields::new(&request, Some(&body)).options(proxy, false)?;
     let node = match body.get("node") {
         Some(Json::Number(number)) => number.as_u64().map(NodeId),
@@ -103,7 +103,7 @@ pub async fn remove(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpRespo
 /// Makes a new shard, on given nodes or on those that hold the fewest replicas, in as many zones as there are.
 pub async fn create_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
     let fields = ["nodes", "replicas", "preferred_zone"];
-    let body = if request.body.is_empty() { json!({}) } else { with_fields(request.json()?, &fields)? };
+    let body = with_optional_fields(&mut request, &fields)?;
     let Options { id, deadline, .. } = Fields::new(&request, Some(&body)).options(proxy, false)?;
     let nodes = listed::<NodeId>(&body, "nodes", |json| json.as_u64().map(NodeId))?;
     let zone = preferred_zone(&body)?.flatten();
@@ -138,7 +138,7 @@ pub async fn create_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<Htt
 
 /// Gives a node replicas of more groups.
 pub async fn join(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = with_fields(request.json()?, &["node", "groups"])?;
+    let body = with_fields(&mut request, &["node", "groups"])?;
     let Options { id, deadline, .. } = Fields::new(&request, Some(&body)).options(proxy, false)?;
     let node = body["node"].as_u64().map(NodeId).ok_or_else(|| {
         bad("`node` is the id of a node that is up")
@@ -177,7 +177,7 @@ pub(super) async fn known_nodes(proxy: &Proxy, nodes: &[NodeId], deadline: Insta
 
 /// The whole cluster at a glance.
 pub async fn status(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
-    let registry = proxy.registry(Fields::new(request, None).deadline(proxy)?).await?;
+    let registry = proxy.registry(Fields::shown(request)?.deadline(proxy)?).await?;
     let states = proxy.cluster.states(&registry).await;
     let groups: Vec<Json> = registry.groups.keys().map(|group| group_json(&registry, *group, &states)).collect();
     let tables: Vec<Json> = registry

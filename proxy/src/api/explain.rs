@@ -5,7 +5,7 @@ use flotilla_shared::http::{self, HttpRequest, HttpResponse};
 use hyper::Method;
 use serde_json::json;
 
-use super::params::Fields;
+use super::params::SQL_OPTIONS;
 use super::sql;
 use crate::Proxy;
 
@@ -15,9 +15,10 @@ pub async fn explain(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResp
         Method::POST => Some(request.json()?),
         _ => None,
     };
-    let options = Fields::new(&request, body.as_ref()).options(proxy, false)?;
+    let fields = sql::fields(&request, body.as_ref())?;
+    let options = fields.options(proxy, false)?;
     let statement = match body {
-        Some(body) => sql::statement(body)?,
+        Some(body) => sql::statement(body, SQL_OPTIONS)?,
         None => sql::from_query(&request)?,
     };
     let json = match proxy.explain(&statement, &options).await? {

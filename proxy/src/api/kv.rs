@@ -12,6 +12,7 @@
 //! keys are absent.
 
 use flotilla_shared::error::{Code, Error};
+use flotilla_shared::form::path_piece;
 use flotilla_shared::http::{self, HttpRequest, HttpResponse};
 use flotilla_shared::ids::RequestId;
 use flotilla_shared::registry::{HOME, JobKind, Registration, Registry, Spread, Table};
@@ -22,7 +23,6 @@ use hyper::header::HeaderValue;
 use serde_json::json;
 
 use super::params::{Fields, bad};
-use super::tables::decoded;
 use crate::Proxy;
 use crate::execute::Options;
 use crate::respond::Output;
@@ -44,20 +44,27 @@ pub const DEFAULT_PAGE: usize = 100;
 /// Most keys of a page: with the longest keys, a megabyte.
 pub const MAX_PAGE: usize = 1000;
 
+/// Parameters of all calls.
+const OPTIONS: &[&str] = &["timeout", "level", "freshness", "idempotency_key", "auto_route", "shard"];
+
+/// Further parameters of a list.
+const PAGE: &[&str] = &["prefix", "after", "limit"];
+
 /// How often the table is looked for after a job that should have made it: more than two steps only
 /// happen when others make and drop it at the same time.
 const MAX_STEPS: usize = 6;
 
 /// Answers one call.
 pub async fn run(proxy: &Proxy, request: HttpRequest) -> Result<HttpResponse, Error> {
-    let fields = Fields::new(&request, None);
+    let lists = !request.path.starts_with("/kv/");
+    let fields = Fields::new(&request, None).only(&[OPTIONS, if lists { PAGE } else { &[] }].concat())?;
     let reads = !matches!(request.method, Method::PUT | Method::DELETE);
     let options = fields.options(proxy, reads)?;
     if options.shard.is_some() {
         return Err(bad("the shard of a key follows from the key").hint("leave out shard and auto_route"));
     }
     let Some(key) = request.path.strip_prefix("/kv/") else { return list(proxy, &request, &options).await };
-    let key = checked(decoded(key)?)?;
+    let key = checked(path_piece(key)?)?;
     match request.method {
         Method::PUT => put(proxy, key, &request, &options).await,
         Method::DELETE => delete(proxy, key, &options).await,

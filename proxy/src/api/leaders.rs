@@ -27,7 +27,7 @@ pub(super) fn group_in(path: &str, suffix: &str, registry: &Registry) -> Result<
 
 /// Lets a node lead a group, which may be `meta`. That node holds a replica that votes and has caught up.
 pub async fn hand_over(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = with_fields(request.json()?, &["node"])?;
+    let body = with_fields(&mut request, &["node"])?;
     let deadline = Fields::new(&request, Some(&body)).deadline(proxy)?;
     let to = body["node"].as_u64().map(NodeId);
     let to = to.ok_or_else(|| bad("`node` is the id of the node that shall lead").hint("send {\"node\": 2}"))?;
@@ -73,7 +73,7 @@ pub async fn set_preferred(
 
 /// Chooses the zone in which a group's leader shall be. It moves there when a replica there has caught up.
 pub async fn prefer(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = with_fields(request.json()?, &["preferred_zone"])?;
+    let body = with_fields(&mut request, &["preferred_zone"])?;
     let deadline = Fields::new(&request, Some(&body)).deadline(proxy)?;
     let zone = preferred_zone(&body)?.ok_or_else(|| {
         bad("`preferred_zone` is missing").hint("send {\"preferred_zone\": \"eu-west\"}, or null for none")
@@ -92,7 +92,7 @@ pub async fn prefer(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpRespo
 
 /// Switches the balancer on or off.
 pub async fn balance(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = with_fields(request.json()?, &["balance"])?;
+    let body = with_fields(&mut request, &["balance"])?;
     let fields = Fields::new(&request, Some(&body));
     let (deadline, on) = (fields.deadline(proxy)?, fields.flag("balance")?);
     let on = on.ok_or_else(|| bad("`balance` is missing").hint("send {\"balance\": true}, or false"))?;

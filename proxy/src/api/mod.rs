@@ -5,7 +5,8 @@
 //! nodes, shards and jobs, [`replicas`] says which nodes hold them, [`repair`] makes those of dead nodes anew, [`leaders`] says who leads, [`health`] answers machines, and [`params`] reads what they have in
 //! common. Input: an [`HttpRequest`] with its body read. Output: JSON, or an error with the status
 //! that its code maps to. Refused here: unknown paths, wrong methods, and requests beyond
-//! [`MAX_REQUESTS_IN_WORK`](crate::MAX_REQUESTS_IN_WORK).
+//! [`MAX_REQUESTS_IN_WORK`](crate::MAX_REQUESTS_IN_WORK). Each call refuses parameters and fields that it does
+//! not know, except those that answer machines: a load balancer may send what it likes.
 
 pub mod cluster;
 pub mod explain;
@@ -173,7 +174,7 @@ async fn rare(proxy: &Proxy, call: Call, is_get: bool, request: HttpRequest) -> 
         Call::HandOver => leaders::hand_over(proxy, request).await,
         Call::Balance => leaders::balance(proxy, request).await,
         Call::Prefer => leaders::prefer(proxy, request).await,
-        Call::JobWish => rebalance::wish(proxy, &request).await,
+        Call::JobWish => rebalance::wish(proxy, request).await,
         Call::Tables => tables::list(proxy, &request).await,
         Call::Table => tables::show(proxy, &request).await,
         Call::Shards if is_get => cluster::shards(proxy, &request).await,

@@ -19,7 +19,7 @@ use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
 use super::leaders::group_in;
-use super::params::{Fields, bad, required, with_fields};
+use super::params::{Fields, bad, required, with_fields, with_optional_fields};
 use super::placements::{shard_id, table_json};
 use super::tables::known_table;
 use crate::Proxy;
@@ -33,7 +33,7 @@ const MEASURED_AT_ONCE: Duration = Duration::from_secs(2);
 
 /// Spreads a table's slots evenly over its shards, and those of the tables that are colocated with it.
 pub async fn rebalance(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = with_fields(request.json()?, &[&["table_name"], MOVES].concat())?;
+    let body = with_fields(&mut request, &[&["table_name"], MOVES].concat())?;
     let asked = Asked::new(proxy, &request, &body)?;
     let registry = asked.registry(proxy).await?;
     let table = known_table(&registry, required(&body, "table_name")?)?;
@@ -77,7 +77,7 @@ pub async fn rebalance(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpRe
 
 /// Takes a table, and those colocated with it, off a shard.
 pub async fn remove_from_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = with_fields(request.json()?, &[&["table_name", "shard_id"], MOVES].concat())?;
+    let body = with_fields(&mut request, &[&["table_name", "shard_id"], MOVES].concat())?;
     let asked = Asked::new(proxy, &request, &body)?;
     let registry = asked.registry(proxy).await?;
     let table = known_table(&registry, required(&body, "table_name")?)?;
@@ -111,7 +111,7 @@ pub async fn remove_from_shard(proxy: &Proxy, mut request: HttpRequest) -> Resul
 
 /// Takes all tables off a shard, then the shard out of the cluster.
 pub async fn remove_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = if request.body.is_empty() { json!({}) } else { with_fields(request.json()?, MOVES)? };
+    let body = with_optional_fields(&mut request, MOVES)?;
     let asked = Asked::new(proxy, &request, &body)?;
     let registry = asked.registry(proxy).await?;
     let shard = group_in(&request.path, "/remove", &registry)?;
@@ -306,8 +306,9 @@ pub(super) fn plan_json(moves: &[(Transfer, Option<SlotSize>)]) -> Json {
 }
 
 /// Asks something of a job that moves slots.
-pub async fn wish(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
-    let deadline = Fields::new(request, None).deadline(proxy)?;
+pub async fn wish(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
+    let body = with_optional_fields(&mut request, &[])?;
+    let deadline = Fields::new(&request, Some(&body)).deadline(proxy)?;
     let path = request.path.trim_start_matches("/job/");
     let (id, wish) = path.split_once('/').unwrap_or((path, ""));
     let id: JobId = id.parse().map_err(|_| bad(format!("`{id}` is no job id")))?;

@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
 use super::cluster::{known_nodes, listed};
-use super::params::{Fields, with_fields};
+use super::params::{Fields, with_optional_fields};
 use super::replicas::{look, patience_ms, plan_json};
 use crate::Proxy;
 
@@ -26,7 +26,7 @@ const DEAD_AFTER: Duration = Duration::from_secs(60);
 /// Makes the replicas of dead nodes anew, those of the groups with the least margin first.
 pub async fn repair(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
     let fields = ["dead_after", "nodes", "dry_run", "patience"];
-    let body = if request.body.is_empty() { json!({}) } else { with_fields(request.json()?, &fields)? };
+    let body = with_optional_fields(&mut request, &fields)?;
     let fields = Fields::new(&request, Some(&body));
     let options = fields.options(proxy, false)?;
     let (dry_run, patience_ms) = (fields.flag("dry_run")?.unwrap_or(false), patience_ms(&fields)?);

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::cluster::{known_nodes, listed};
 use super::leaders::group_in;
-use super::params::{Fields, bad, with_fields};
+use super::params::{Fields, bad, with_fields, with_optional_fields};
 use crate::Proxy;
 
 /// Shortest and longest time that a new replica may be allowed to stand still.
@@ -61,7 +61,7 @@ pub(super) fn patience_ms(fields: &Fields<'_>) -> Result<u64, Error> {
 /// Adds, promotes, replaces and removes replicas of a group, which may be `meta`, in this order.
 pub async fn change(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
     let fields = ["add", "add_readers", "promote", "replace", "remove", "dry_run", "patience"];
-    let body = with_fields(request.json()?, &fields)?;
+    let body = with_fields(&mut request, &fields)?;
     let fields = Fields::new(&request, Some(&body));
     let options = fields.options(proxy, false)?;
     let (dry_run, patience_ms) = (fields.flag("dry_run")?.unwrap_or(false), patience_ms(&fields)?);
@@ -141,7 +141,7 @@ async fn node_in(
 /// Moves leaders and replicas off a node. It gets no new ones until it is undrained.
 pub async fn drain(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
     let fields = ["dry_run", "patience"];
-    let body = if request.body.is_empty() { json!({}) } else { with_fields(request.json()?, &fields)? };
+    let body = with_optional_fields(&mut request, &fields)?;
     let fields = Fields::new(&request, Some(&body));
     let options = fields.options(proxy, false)?;
     let (dry_run, patience_ms) = (fields.flag("dry_run")?.unwrap_or(false), patience_ms(&fields)?);
@@ -165,8 +165,9 @@ pub async fn drain(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpRespon
 }
 
 /// Lets a node have replicas again; a job that drains it ends.
-pub async fn undrain(proxy: &Proxy, request: HttpRequest) -> Result<HttpResponse, Error> {
-    let deadline = Fields::new(&request, None).deadline(proxy)?;
+pub async fn undrain(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
+    let body = with_optional_fields(&mut request, &[])?;
+    let deadline = Fields::new(&request, Some(&body)).deadline(proxy)?;
     let (node, _) = node_in(proxy, &request, "/undrain", deadline).await?;
     proxy.cluster.meta(MetaCommand::Undrain { node }, deadline).await?;
     Ok(http::json(200, &json!({ "node": node, "draining": false })))

@@ -22,7 +22,7 @@ use crate::Proxy;
 /// What `values` or `at` say.
 pub async fn split(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
     let fields = [&["table_name", "values", "to", "default", "at"], MOVES].concat();
-    let body = with_fields(request.json()?, &fields)?;
+    let body = with_fields(&mut request, &fields)?;
     let asked = Asked::new(proxy, &request, &body)?;
     let registry = asked.registry(proxy).await?;
     let table = known_table(&registry, required(&body, "table_name")?)?;

@@ -2,11 +2,14 @@
 //!
 //! A body is an object with `query` (or `sql`, or `q`) and `args`, or with `statements`, or just
 //! the list of statements. A statement of a list is a text, a list of text and arguments, or such an
-//! object. With `Accept: application/x-ndjson` one read is answered by a [`stream`].
+//! object. With `Accept: application/x-ndjson` one read is answered by a [`stream`]. A field or parameter
+//! that is not known, or given twice, is refused: left out in silence, `"transction": true` would run without
+//! a transaction.
 
 use bytes::Bytes;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::http::{self, HttpRequest, HttpResponse};
+use flotilla_shared::json;
 use flotilla_shared::value::{Params, Value};
 use flotilla_shared::wire::Statement;
 use hyper::Method;
@@ -14,7 +17,7 @@ use hyper::header::HeaderValue;
 use serde_json::Value as Json;
 use tokio::time::Instant;
 
-use super::params::{Fields, bad};
+use super::params::{Fields, SQL_OPTIONS, bad, known_fields};
 use super::stream;
 use crate::Proxy;
 use crate::metrics::Stage;
@@ -31,7 +34,7 @@ pub async fn run(proxy: &Proxy, reads_only: bool, mut request: HttpRequest) -> R
         Method::POST => Some(request.json()?),
         _ => None,
     };
-    let fields = Fields::new(&request, body.as_ref());
+    let fields = fields(&request, body.as_ref())?;
     let options = fields.options(proxy, reads_only)?;
     let transaction = fields.flag("transaction")?.unwrap_or(false);
     let (statements, single) = match body {
@@ -65,9 +68,19 @@ pub async fn run(proxy: &Proxy, reads_only: bool, mut request: HttpRequest) -> R
     Ok(http::bytes(200, HeaderValue::from_static("application/json"), body))
 }
 
+/// The names of a statement's text.
+const TEXTS: &[&str] = &["query", "sql", "q"];
+
+/// The options of a request that brings statements, which has no other parameters.
+pub(super) fn fields<'a>(request: &'a HttpRequest, body: Option<&'a Json>) -> Result<Fields<'a>, Error> {
+    let statement: &[&str] = if body.is_some() { &[] } else { &["q", "args"] };
+    let known = [statement, SQL_OPTIONS].concat();
+    Fields::new(request, body).only(&known)
+}
+
 pub(super) fn from_query(request: &HttpRequest) -> Result<Statement, Error> {
     let sql = request.param("q").ok_or_else(|| bad("`q` is missing").hint("GET /query?q=SELECT…"))?;
-    let args = request.param("args").map(serde_json::from_str::<Json>).transpose();
+    let args = request.param("args").map(|text| json::read(text.as_bytes())).transpose();
     let args = args.map_err(|error| bad(format!("`args` is no JSON: {error}")))?;
     Ok(Statement { sql: sql.to_owned(), params: Params::from_json(args.as_ref())? })
 }
@@ -77,11 +90,14 @@ fn statements(body: Json) -> Result<(Vec<Statement>, bool), Error> {
     let list = match body {
         Json::Array(list) => list,
         Json::Object(mut map) => match map.remove("statements") {
-            None => return Ok((vec![statement(Json::Object(map))?], true)),
-            Some(Json::Array(_)) if ["query", "sql", "q"].iter().any(|name| map.contains_key(*name)) => {
+            None => return Ok((vec![statement(Json::Object(map), SQL_OPTIONS)?], true)),
+            Some(Json::Array(_)) if TEXTS.iter().any(|name| map.contains_key(*name)) => {
                 return Err(bad("the body has both `statements` and `query`"));
             }
-            Some(Json::Array(list)) => list,
+            Some(Json::Array(list)) => {
+                known_fields(&map, &[&["statements"], SQL_OPTIONS].concat())?;
+                list
+            }
             Some(_) => return Err(bad("`statements` is a list")),
         },
         _ => return Err(bad("the body is an object").hint("send {\"query\": \"…\", \"args\": […]}")),
@@ -91,12 +107,14 @@ fn statements(body: Json) -> Result<(Vec<Statement>, bool), Error> {
             .hint("send smaller batches"));
     }
     let read = |(n, item)| {
-        statement(item).map_err(|error| Error { message: format!("statement {}: {}", n + 1, error.message), ..error })
+        statement(item, &[])
+            .map_err(|error| Error { message: format!("statement {}: {}", n + 1, error.message), ..error })
     };
     Ok((list.into_iter().enumerate().map(read).collect::<Result<_, _>>()?, false))
 }
 
-pub(super) fn statement(item: Json) -> Result<Statement, Error> {
+/// A statement in one of its forms; an object may have these options beside it.
+pub(super) fn statement(item: Json, options: &[&str]) -> Result<Statement, Error> {
     let hint = "a statement is a text, [text, argument…] or {\"query\": text, \"args\": […]}";
     match item {
         Json::String(sql) => Ok(Statement::bare(sql)),
@@ -111,8 +129,12 @@ pub(super) fn statement(item: Json) -> Result<Statement, Error> {
             Ok(Statement { sql, params: Params::Positional(args) })
         }
         Json::Object(mut map) => {
-            let sql = ["query", "sql", "q"].iter().find_map(|name| map.remove(*name));
+            let sql = TEXTS.iter().find_map(|name| map.remove(*name));
             let Some(Json::String(sql)) = sql else { return Err(bad("`query` is missing or not a text").hint(hint)) };
+            if let Some(second) = TEXTS.iter().find(|name| map.contains_key(**name)) {
+                return Err(bad(format!("the text is given twice, once as `{second}`")).hint("give it once"));
+            }
+            known_fields(&map, &[&["query", "args"], options].concat())?;
             Ok(Statement { sql, params: Params::from_json(map.get("args"))? })
         }
         _ => Err(bad("a number is no statement").hint(hint)),
@@ -149,6 +171,14 @@ mod tests {
             json!({"query": 1}),
             json!({"query": "x", "args": 3}),
             json!({"query": "x", "statements": []}),
+            json!({"query": "x", "sql": "x"}),
+            json!({"query": "x", "transction": true}),
+            json!({"query": "x", "arg": [1]}),
+            json!({"statements": ["x"], "args": [1]}),
+            json!({"statements": ["x"], "transction": true}),
+            json!({"statements": [{"query": "x", "transaction": true}]}),
+            json!([{"query": "x", "timeout": "5s"}]),
+            json!([{"query": "x", "q": "x"}]),
         ] {
             assert_eq!(statements(bad.clone()).unwrap_err().code, Code::BadRequest, "{bad}");
         }

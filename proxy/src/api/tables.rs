@@ -2,6 +2,7 @@
 
 use flotilla_shared::client::unexpected;
 use flotilla_shared::error::{Code, Error};
+use flotilla_shared::form::path_piece;
 use flotilla_shared::http::{self, HttpRequest, HttpResponse};
 use flotilla_shared::ids::GroupId;
 use flotilla_shared::registry::{Function, HOME, JobKind, Registration, Registry, Spread, Table};
@@ -11,7 +12,7 @@ use flotilla_shared::wire::{Level, Read, Request, Response, Statement};
 use futures::StreamExt;
 use serde_json::{Value as Json, json};
 
-use super::params::{Fields, bad, required, with_fields};
+use super::params::{Fields, required, with_fields};
 use super::placements::{columns_json, registration, shard_id, shard_json, table_json};
 use crate::Proxy;
 use crate::execute::send::MAX_FAN_OUT;
@@ -30,7 +31,7 @@ pub async fn register(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpRes
         "colocate_with",
         "nullable",
     ];
-    let body = with_fields(request.json()?, &fields)?;
+    let body = with_fields(&mut request, &fields)?;
     let fields = Fields::new(&request, Some(&body));
     let options = fields.options(proxy, false)?;
     let wait = fields.flag("wait")?.unwrap_or(true);
@@ -101,7 +102,7 @@ fn registered_already(registry: &Registry, table: &Table, wanted: &Registration)
 
 /// Lets a shard hold a table.
 pub async fn add_to_shard(proxy: &Proxy, mut request: HttpRequest) -> Result<HttpResponse, Error> {
-    let body = with_fields(request.json()?, &["table_name", "shard_id"])?;
+    let body = with_fields(&mut request, &["table_name", "shard_id"])?;
     let fields = Fields::new(&request, Some(&body));
     let options = fields.options(proxy, false)?;
     let wait = fields.flag("wait")?.unwrap_or(true);
@@ -150,18 +151,18 @@ pub fn known_table<'a>(registry: &'a Registry, name: &str) -> Result<&'a Table, 
 
 /// All tables.
 pub async fn list(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
-    let registry = proxy.registry(Fields::new(request, None).deadline(proxy)?).await?;
+    let registry = proxy.registry(Fields::shown(request)?.deadline(proxy)?).await?;
     let tables: Vec<Json> = registry.tables.values().map(|table| table_json(&registry, table)).collect();
     Ok(http::json(200, &json!({ "tables": tables })))
 }
 
 /// One table with its columns, and slots and rows per shard.
 pub async fn show(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, Error> {
-    let options = Fields::new(request, None).options(proxy, true)?;
-    let mut registry = proxy.registry(options.deadline).await?;
-    let name = decoded(request.path.trim_start_matches("/table/"))?;
+    let deadline = Fields::shown(request)?.deadline(proxy)?;
+    let mut registry = proxy.registry(deadline).await?;
+    let name = path_piece(request.path.trim_start_matches("/table/"))?;
     if registry.table(&name).is_none() {
-        registry = proxy.refreshed(options.deadline).await?;
+        registry = proxy.refreshed(deadline).await?;
     }
     let table = known_table(&registry, &name)?;
     let Some(placement) = registry.placements.get(&table.placement) else {
@@ -171,7 +172,7 @@ pub async fn show(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, 
     let rows = placement.shards.iter().map(|shard| {
         // Whoever leads, whether or not a majority answers it just now.
         let read = Read { route: None, statement: count.clone(), level: Level::None, freshness_ms: None };
-        let asked = proxy.cluster.call(*shard, Request::Read { group: *shard, read }, options.deadline);
+        let asked = proxy.cluster.call(*shard, Request::Read { group: *shard, read }, deadline);
         async move {
             let rows = match asked.await {
                 Ok(Response::Rows(rows)) => Ok(rows.values.into_iter().flatten().next().unwrap_or(Value::Null)),
@@ -198,24 +199,4 @@ pub async fn show(proxy: &Proxy, request: &HttpRequest) -> Result<HttpResponse, 
         })
         .collect();
     Ok(http::json(200, &shown))
-}
-
-/// A piece of a path with its `%XX` decoded.
-pub fn decoded(piece: &str) -> Result<String, Error> {
-    let mut bytes = Vec::with_capacity(piece.len());
-    let mut rest = piece.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.filter(|_| *first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| bad("the path is not UTF-8"))
 }

@@ -13,6 +13,7 @@ mod repeats;
 mod schema;
 mod split;
 mod stream;
+mod strict;
 mod transactions;
 mod unready;
 mod values;
