@@ -25,6 +25,8 @@ pub(super) async fn run(
     sql: &str,
     table: Option<&str>,
 ) -> Result<Vec<Effect>, Error> {
+    // The proxy looked, too, but tables may have been sharded since.
+    registry.check_ties_of(sql)?;
     let placement = table.and_then(|name| registry.table(name)).map_or(HOME, |table| table.placement);
     let shards = registry.placements.get(&placement).map(|placement| placement.shards.clone()).unwrap_or_default();
     if shards.len() > 1 {

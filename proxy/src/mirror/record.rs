@@ -105,10 +105,7 @@ impl Record {
             A::CreateTempIndex { .. }
             | A::CreateTempTable { .. }
             | A::CreateTempTrigger { .. }
-            | A::CreateTempView { .. } => Some(forbidden(
-                "temporary objects are not open to clients",
-                "a request has no session that could own them; use WITH, or a table of your own",
-            )),
+            | A::CreateTempView { .. } => Some(temporary()),
             A::CreateVtable { module_name, .. } | A::DropVtable { module_name, .. } => Some(
                 Error::new(Code::NotImplemented, format!("virtual tables ({module_name}) are not supported yet"))
                     .hint("use an ordinary table"),
@@ -125,6 +122,14 @@ impl Record {
             None => true,
         }
     }
+}
+
+/// What the schema `temp` would hold.
+pub fn temporary() -> Error {
+    forbidden(
+        "temporary objects are not open to clients",
+        "a request has no session that could own them; use WITH, or a table of your own",
+    )
 }
 
 /// Transactions live in one request.

@@ -75,9 +75,10 @@ pub fn check_schema_statement(mirror: &Mirror, prepared: &Prepared) -> Result<Sc
     let before = objects(&db).map_err(sqlite)?;
     db.prepare(&prepared.sql).and_then(|mut statement| statement.raw_execute()).map_err(sqlite)?;
     let after = objects(&db).map_err(sqlite)?;
-    if let Some((_, name, ..)) = after.difference(&before).find(|(_, name, ..)| is_internal(name)) {
-        return Err(record::forbidden(format!("{name} is an internal name"), "choose another name"));
+    if db.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_temp_schema)", [], |row| row.get(0)).map_err(sqlite)? {
+        return Err(record::temporary());
     }
+    check_names(registry, &db, after.difference(&before))?;
     let verb = tokens.text(at).to_ascii_uppercase();
     if before == after && !matches!(verb.as_str(), "ANALYZE" | "REINDEX") {
         return Ok(SchemaChange::Nothing);
@@ -98,7 +99,32 @@ pub fn check_schema_statement(mirror: &Mirror, prepared: &Prepared) -> Result<Sc
     if let Some(table) = table.as_deref().and_then(|name| registry.table(name)) {
         keeps_key(table, &db)?;
     }
+    registry.check_ties(&open(registry).map_err(sqlite)?, &db)?;
     Ok(SchemaChange::Change { table })
+}
+
+/// Refuses what could be made but not used: names of our own, and empty ones, which no text can name in all places.
+fn check_names<'a>(
+    registry: &Registry,
+    db: &Connection,
+    changed: impl Iterator<Item = &'a (String, String, String, String)>,
+) -> Result<(), Error> {
+    for (kind, name, ..) in changed {
+        if is_internal(name) {
+            return Err(record::forbidden(format!("{name} is an internal name"), "choose another name"));
+        }
+        if name.is_empty() {
+            return Err(record::forbidden(format!("a {kind} without a name is not supported"), "give it a name"));
+        }
+        let had = registry.table(name).is_some_and(|table| table.column("").is_some());
+        if kind == "table" && !had && Table::read(db, name)?.column("").is_some() {
+            return Err(record::forbidden(
+                format!("a column without a name is not supported, as in {name}"),
+                "give it a name",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A sharded table keeps its key, and every constraint on it can be checked by one shard.
@@ -111,24 +137,22 @@ fn keeps_key(table: &Table, db: &Connection) -> Result<(), Error> {
         return Err(Error::new(Code::Conflict, format!("column {lost} is the shard key of {}", table.name))
             .hint("a shard key stays as long as its table"));
     }
+    let key = table.key_names_in(&after);
     let alone = |set: &[String]| {
-        table.key_names().all(|name| set.iter().any(|column| column.eq_ignore_ascii_case(name)))
+        key.iter().all(|name| set.iter().any(|column| column.eq_ignore_ascii_case(name)))
             || table.unique.iter().any(|old| old == set)
     };
     match after.unique.iter().find(|set| !alone(set)) {
-        Some(set) if !table.key.is_empty() && after.columns.len() == table.columns.len() => {
-            let key: Vec<&str> = table.key_names().collect();
-            Err(Error::new(
-                Code::UnsafeRegistration,
-                format!(
-                    "no shard alone can keep ({}) unique in {}, which is sharded by {}",
-                    set.join(", "),
-                    table.name,
-                    key.join(", ")
-                ),
-            )
-            .hint("let the unique columns include the shard key"))
-        }
+        Some(set) if !table.key.is_empty() && after.columns.len() == table.columns.len() => Err(Error::new(
+            Code::UnsafeRegistration,
+            format!(
+                "no shard alone can keep ({}) unique in {}, which is sharded by {}",
+                set.join(", "),
+                table.name,
+                key.join(", ")
+            ),
+        )
+        .hint("let the unique columns include the shard key")),
         _ => Ok(()),
     }
 }

@@ -67,6 +67,15 @@ impl Table {
         self.key.iter().map(|index| self.columns[*index].name.as_str())
     }
 
+    /// Names that the key columns have in `now`, the same table after a schema statement. With as many columns as
+    /// before none was added or dropped, at most one has another name, and all are where they were.
+    pub fn key_names_in<'a>(&'a self, now: &'a Self) -> Vec<&'a str> {
+        match now.columns.len() == self.columns.len() {
+            true => self.key.iter().map(|index| now.columns[*index].name.as_str()).collect(),
+            false => self.key_names().collect(),
+        }
+    }
+
     /// Reads the table `name` from `db`, whose schema holds it.
     ///
     /// # Errors

@@ -173,3 +173,86 @@ async fn schemas_without_a_clock() {
     b.sql("CREATE INDEX i ON users (strftime('%Y', name))", json!([])).await;
     b.sql("CREATE VIEW v AS SELECT datetime('now') AS now, id FROM users", json!([])).await;
 }
+
+/// What would be made for one connection alone, or could not be named, is refused by name, and nothing is made.
+#[tokio::test]
+async fn temporary_and_nameless_objects() {
+    let b = Bench::new().await;
+    b.sql("CREATE TABLE notes (id INTEGER PRIMARY KEY, body)", json!([])).await;
+    for sql in [
+        "CREATE TEMP TABLE t (a)",
+        "CREATE TABLE temp.t (a)",
+        "CREATE TABLE IF NOT EXISTS temp.t (a)",
+        "CREATE TABLE \"temp\".notes (a)",
+        "CREATE TABLE temp.t AS SELECT 1 AS a",
+        "CREATE VIEW temp.v AS SELECT 1",
+        "CREATE TRIGGER temp.tr AFTER INSERT ON notes BEGIN SELECT 1; END",
+        "CREATE TEMP TRIGGER tr AFTER INSERT ON notes BEGIN SELECT 1; END",
+        "CREATE TABLE \"\" (a)",
+        "CREATE TABLE t (a, \"\" INT)",
+        "CREATE INDEX \"\" ON notes (body)",
+        "CREATE VIEW \"\" AS SELECT 1",
+        "CREATE TRIGGER \"\" AFTER INSERT ON notes BEGIN SELECT 1; END",
+        "ALTER TABLE notes RENAME TO \"\"",
+        "ALTER TABLE notes RENAME COLUMN body TO \"\"",
+        "ALTER TABLE notes ADD COLUMN \"\"",
+    ] {
+        assert_eq!(b.fails(sql).await, "forbidden_statement", "{sql}");
+    }
+    let made = b.sql("SELECT name FROM sqlite_schema", json!([])).await;
+    assert_eq!(made["values"], json!([["notes"]]));
+}
+
+/// What a registration refuses is refused as well when it is added later; so later writes go on.
+#[tokio::test]
+async fn ties_that_come_later() {
+    let b = Bench::new().await;
+    b.users().await;
+    b.sql("CREATE TABLE notes (id INTEGER PRIMARY KEY, body)", json!([])).await;
+    for sql in [
+        "CREATE TRIGGER spill AFTER INSERT ON users BEGIN INSERT INTO notes (body) VALUES (new.name); END",
+        "CREATE TRIGGER spill AFTER INSERT ON users BEGIN SELECT raise(ABORT, 'no') WHERE new.id IN notes; END",
+        "ALTER TABLE users ADD COLUMN note REFERENCES notes (id)",
+        "ALTER TABLE users ADD COLUMN up REFERENCES users (id)",
+        "ALTER TABLE users ADD COLUMN note REFERENCES nowhere (id)",
+        "CREATE TABLE other (id INTEGER PRIMARY KEY, name REFERENCES users (name))",
+    ] {
+        assert_eq!(b.fails(sql).await, "unsafe_registration", "{sql}");
+    }
+    for id in 1..=6 {
+        b.sql("INSERT INTO users (id, name) VALUES (?, 'u')", json!([id])).await;
+    }
+}
+
+/// A shard key may get another name; rows are found by it, and what names it follows.
+#[tokio::test]
+async fn a_shard_key_is_renamed() {
+    let b = Bench::new().await;
+    b.users().await;
+    b.sql("CREATE VIEW named AS SELECT id, name FROM users", json!([])).await;
+    b.sql(
+        "CREATE TRIGGER checks BEFORE INSERT ON users WHEN new.id < 0 BEGIN SELECT raise(ABORT, 'no'); END",
+        json!([]),
+    )
+    .await;
+    for id in 1..=6 {
+        b.sql("INSERT INTO users (id, name) VALUES (?1, 'u' || ?1)", json!([id])).await;
+    }
+    b.sql("ALTER TABLE users RENAME COLUMN id TO uid", json!([])).await;
+    for id in 7..=12 {
+        b.sql("INSERT INTO users (uid, name) VALUES (?1, 'u' || ?1)", json!([id])).await;
+    }
+    b.sql("INSERT INTO users (name) VALUES ('generated')", json!([])).await;
+    for id in 1..=12 {
+        let found = b.sql("SELECT name FROM users WHERE uid = ?", json!([id])).await;
+        assert_eq!(found["values"], json!([[format!("u{id}")]]));
+    }
+    assert_eq!(b.sql("SELECT count(*), max(length(name)) FROM named", json!([])).await["values"], json!([[13, 9]]));
+    assert_eq!(b.fails("INSERT INTO users (uid) VALUES (-1)").await, "constraint");
+    assert_eq!(b.fails("SELECT id FROM users").await, "sql_error");
+    let (_, table) = b.get("/table/users").await;
+    assert_eq!(table["shard_key"], json!(["uid"]), "{table}");
+    b.sql("ALTER TABLE users RENAME COLUMN uid TO id", json!([])).await;
+    b.sql("UPDATE users SET name = 'x' WHERE id = 3", json!([])).await;
+    assert_eq!(b.fails("ALTER TABLE users DROP COLUMN id").await, "sql_error");
+}
