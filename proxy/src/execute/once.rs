@@ -12,6 +12,7 @@
 //! 4. A try that finds the memo of another one writes a **fence** under the id of each of its pieces: a
 //!    write that does nothing. Where the piece was applied, the shard answers its first result;
 //!    where not, the fence now has its id, and the piece can never be applied.
+//!    A piece of a shard that was removed since is looked for where the shard's slots went.
 //! 5. If one was applied, the request is answered from these first results. If none was, the
 //!    generation is dead, and the try goes on with the next one, reading anew.
 //!
@@ -22,17 +23,19 @@
 //! A request whose id the client did not choose is never tried again by anyone, so it needs no memo;
 //! generations only keep its own tries apart.
 
+use std::sync::Arc;
+
 use flotilla_shared::error::{Class, Code, Error};
 use flotilla_shared::ids::{GroupId, RequestId};
-use flotilla_shared::registry::HOME_SHARD;
+use flotilla_shared::registry::{HOME_SHARD, Registry};
 use flotilla_shared::value::{Params, Value};
 use flotilla_shared::wire::{Route, Rows, Statement, StatementResult, Write};
 use futures::StreamExt;
 
 use crate::Proxy;
-use crate::execute::Options;
 use crate::execute::send::{self, MAX_FAN_OUT};
 use crate::execute::staged::Made;
+use crate::execute::{Options, Ready};
 use crate::plan::pieces::Piece;
 use crate::respond::Output;
 
@@ -164,6 +167,24 @@ pub(crate) fn answer(sent: Vec<(GroupId, bool, Sent)>, returning: Option<&Rows>)
     Ok(output)
 }
 
+/// Where pieces of a shard that was removed are remembered, if they took effect: with the slots of the table, which all
+/// have gone to other shards. One that did not take effect never will.
+fn heirs(ready: &Ready, registry: &Registry) -> Vec<GroupId> {
+    let target = ready.prepared.analysis.record.target.as_deref();
+    let placement = target.and_then(|name| registry.placement_of(name));
+    placement.map_or_else(|| registry.shards().collect(), |placement| placement.shards.clone())
+}
+
+/// The names of what RETURNING gives.
+pub(crate) fn returning(ready: &Ready) -> Option<Rows> {
+    let prepared = &ready.prepared;
+    (!prepared.columns.is_empty()).then(|| Rows {
+        columns: prepared.columns.clone(),
+        types: prepared.types.clone(),
+        values: vec![],
+    })
+}
+
 impl Proxy {
     /// Writes the memo of a generation, or gets that of an earlier try.
     pub(crate) async fn remember(&self, generation: RequestId, memo: &Memo, options: &Options) -> Result<Memo, Error> {
@@ -191,15 +212,23 @@ impl Proxy {
         &self,
         generation: RequestId,
         memo: &Memo,
-        returning: Option<&Rows>,
+        ready: &Ready,
         options: &Options,
     ) -> Result<Option<Output>, Error> {
         if memo.void {
             return Ok(None);
         }
-        let fences = memo.pieces.iter().enumerate().map(|(n, (shard, silent, last))| async move {
-            let write = fence(generation.part(n as u64 + 1), None);
-            (*shard, *last, Sent::of(self.send_one(*shard, write, options).await, *silent))
+        let gone = |registry: &Registry| memo.pieces.iter().any(|(shard, ..)| !registry.groups.contains_key(shard));
+        // A shard that this proxy has not heard of yet is not one that was removed.
+        let registry = match gone(&ready.registry) {
+            true => self.refreshed(options.deadline).await?,
+            false => Arc::clone(&ready.registry),
+        };
+        let heirs = heirs(ready, &registry);
+        let fences = memo.pieces.iter().enumerate().map(|(n, (shard, silent, last))| {
+            let id = generation.part(n as u64 + 1);
+            let asked = if registry.groups.contains_key(shard) { std::slice::from_ref(shard) } else { &heirs[..] };
+            async move { (*shard, *last, self.fence_piece(id, asked, *silent, options).await) }
         });
         let fences: Vec<_> = fences.collect();
         let sent: Vec<(GroupId, bool, Sent)> = futures::stream::iter(fences).buffered(MAX_FAN_OUT).collect().await;
@@ -212,8 +241,23 @@ impl Proxy {
         }
         match !sent.is_empty() && sent.iter().all(|(_, _, sent)| sent.is_nothing()) {
             true => Ok(None),
-            false => answer(sent, returning).map(Some),
+            false => answer(sent, returning(ready).as_ref()).map(Some),
         }
+    }
+
+    /// Fences a piece on the shards where it may be remembered. What no retry changes goes before what one may.
+    async fn fence_piece(&self, id: RequestId, shards: &[GroupId], silent: bool, options: &Options) -> Sent {
+        let mut outcome = Sent::Fenced;
+        for shard in shards {
+            match Sent::of(self.send_one(*shard, fence(id, None), options).await, silent) {
+                Sent::Fenced => (),
+                Sent::Failed(error) if error.code.class() == Class::Refused && error.code != Code::ResultForgotten => {
+                    outcome = Sent::Failed(error);
+                }
+                known => return known,
+            }
+        }
+        outcome
     }
 
     /// Sends the pieces of a generation: those of one shard in order, the shards at the same time, and

@@ -50,7 +50,7 @@ impl Proxy {
         while number < MAX_GENERATIONS {
             let ready = self.ready(&statement.sql, options).await?;
             let version = ready.registry.version;
-            let returning = returning(&ready);
+            let returning = once::returning(&ready);
             let made = match self.make(&ready, statement, id, options).await {
                 Err(error) if error.code == Code::StaleRoute => {
                     self.await_newer(error, version, &mut pause, options).await?;
@@ -65,7 +65,7 @@ impl Proxy {
                 let memo = Memo::new(name, made.as_ref().ok().map(|made| made.pieces.as_slice()));
                 let first = self.remember(generation, &memo, options).await?;
                 if first.name != name {
-                    match self.settle(generation, &first, returning.as_ref(), options).await? {
+                    match self.settle(generation, &first, &ready, options).await? {
                         Some(output) => return Ok(output),
                         None => number += 1,
                     }
@@ -307,14 +307,4 @@ fn check(ready: &Ready, change: Change<'_>, pieces: &[Piece]) -> Result<(), Erro
         }
     }
     Ok(())
-}
-
-/// The names of what RETURNING gives.
-fn returning(ready: &Ready) -> Option<Rows> {
-    let prepared = &ready.prepared;
-    (!prepared.columns.is_empty()).then(|| Rows {
-        columns: prepared.columns.clone(),
-        types: prepared.types.clone(),
-        values: vec![],
-    })
 }

@@ -207,6 +207,17 @@ impl FakeNode {
         self.show(&mut state);
     }
 
+    /// Takes a shard that owns nothing out of the cluster.
+    pub fn remove_shard(&self, shard: u32) {
+        let mut state = self.state.lock().unwrap();
+        state.registry.groups.remove(&GroupId(shard));
+        for placement in state.registry.placements.values_mut() {
+            placement.shards.retain(|other| *other != GroupId(shard));
+        }
+        state.registry.version += 1;
+        self.show(&mut state);
+    }
+
     /// Streams that are open.
     pub fn streams(&self) -> usize {
         self.state.lock().unwrap().streams.len()

@@ -140,3 +140,28 @@ async fn a_refused_try_does_not_use_up_the_request() {
     assert_eq!(b.keyed("/sql", sql, "k").await.0, 200);
     assert_eq!(b.sql("SELECT name FROM users WHERE id = 1", json!([])).await["values"], json!([["taken"]]));
 }
+
+/// A write whose shard was removed before its retry gives its first result if it took effect, and takes effect once if
+/// it did not.
+#[tokio::test]
+async fn a_retry_after_the_shard_was_removed() {
+    // Nobody hears of the memo, so that its rows are not sent; or of the rows.
+    for heard in [0, 1] {
+        let b = bench().await;
+        b.sql("INSERT INTO notes (body) VALUES ('n')", json!([])).await;
+        for shard in [1, 2] {
+            b.node.move_all("users", shard, 3);
+        }
+        let sql = "INSERT INTO users (id, name) SELECT id + 100, 'new' FROM notes RETURNING id";
+        b.node.lose_answers_after(heard, 1000);
+        let (status, json) = b.keyed("/sql?timeout=300", sql, "k").await;
+        assert_ne!(status, 200, "{json}");
+        b.node.lose_answers(0);
+        b.node.move_all("users", 3, 2);
+        b.node.remove_shard(3);
+        let again = b.keyed("/sql", sql, "k").await;
+        assert_eq!((again.0, &again.1["results"][0]["values"]), (200, &json!([[101]])), "{}", again.1);
+        assert_eq!(b.keyed("/sql", sql, "k").await, again);
+        assert_eq!(b.rows("SELECT count(*) FROM users WHERE name = 'new'").await, json!([[1]]));
+    }
+}
