@@ -12,6 +12,7 @@ use flotilla_shared::client::Cluster;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::SchemaVersion;
 use flotilla_shared::registry::{MetaCommand, MetaReply, Registry};
+use flotilla_shared::slot::HASH_SLOTS;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -21,8 +22,13 @@ pub const KEY_BLOCK: u32 = 1000;
 /// Keys kept for other shards; the oldest go first.
 const MAX_SPARE_KEYS: usize = 10_000;
 
-/// Keys looked at per wanted key; past it the next one is taken wherever it falls.
+/// Keys looked at per wanted key; past it the next one is taken wherever it falls, if that does no harm.
 const MAX_TRIES_PER_KEY: usize = 2000;
+
+/// Keys looked at for one that must fall on a certain shard: sixteen for each hash slot, so that even a shard of a
+/// single slot is missed once in nine million times only. As shards are wanted in proportion to their slots, the mean
+/// is one try per shard.
+const MAX_TRIES_TO_FIT: usize = 16 * HASH_SLOTS as usize;
 
 #[derive(Default)]
 struct Block {
@@ -47,16 +53,18 @@ impl KeyBlocks {
         }
     }
 
-    /// One key per element of `fits`, each of which says whether a key is on the right shard.
+    /// One key per element of `fits`, each of which says whether a key is on the right shard. With `must_fit` no other
+    /// keys are taken: a retry of the request looks for what it did on that shard alone.
     ///
     /// # Errors
-    /// When the registry cannot be reached before the deadline.
+    /// When the registry cannot be reached before the deadline; [`Code::Unavailable`] when no key fits that must.
     pub async fn take(
         &self,
         cluster: &Cluster,
         registry: &Registry,
         table: &str,
         fits: &[impl Fn(i64) -> bool],
+        must_fit: bool,
         deadline: Instant,
     ) -> Result<Vec<i64>, Error> {
         let block = self.block(table);
@@ -70,15 +78,23 @@ impl KeyBlocks {
             }
             let mut tried = 0;
             loop {
+                if tried >= MAX_TRIES_TO_FIT {
+                    return Err(Error::new(
+                        Code::Unavailable,
+                        format!("no new key of {table} falls on the right shard"),
+                    )
+                    .hint("retry; or give the key yourself"));
+                }
                 if block.next >= block.end {
-                    let wanted = KEY_BLOCK.max((fits.len() - keys.len()) as u32);
+                    // As many again as were looked at: few trips to the registry, however rare those are that fit.
+                    let wanted = KEY_BLOCK.max((fits.len() - keys.len()).max(tried) as u32);
                     block.reserve(cluster, table, wanted, deadline).await?;
                     block.schema = registry.schema_version;
                 }
                 let key = block.next;
                 block.next += 1;
                 tried += 1;
-                if fit(key) || tried >= MAX_TRIES_PER_KEY {
+                if fit(key) || (!must_fit && tried >= MAX_TRIES_PER_KEY) {
                     keys.push(key);
                     break;
                 }
@@ -136,5 +152,31 @@ impl Block {
             *self = Self::default();
         }
         self.schema = registry.schema_version;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing::fake::FakeNode;
+
+    /// A key that must fall on a certain shard is looked for until it does, however few slots the shard has: a retry
+    /// would look for its row there. Where none falls, nothing is taken; where it need not, the next one is.
+    #[tokio::test]
+    async fn keys_that_must_fit() {
+        let (_node, cluster) = FakeNode::start(1).await;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let registry = cluster.refresh(deadline).await.unwrap();
+        let keys = KeyBlocks::default();
+        let one_slot = [|key: i64| key % i64::from(HASH_SLOTS) == 9000, |key: i64| key % 2 == 0];
+        let taken = keys.take(&cluster, &registry, "t", &one_slot, true, deadline).await.unwrap();
+        assert_eq!((taken[0] % i64::from(HASH_SLOTS), taken[1] % 2), (9000, 0));
+        let none = [|_: i64| false];
+        let error = keys.take(&cluster, &registry, "t", &none, true, deadline).await.unwrap_err();
+        assert_eq!(error.code, Code::Unavailable);
+        let anywhere = keys.take(&cluster, &registry, "t", &none, false, deadline).await.unwrap();
+        assert!(anywhere[0] > 0);
     }
 }

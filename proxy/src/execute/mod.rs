@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, RequestId, Slot};
-use flotilla_shared::registry::{HOME_SHARD, Placement, Registry, SlotSet};
+use flotilla_shared::registry::{Function, HOME_SHARD, Placement, Registry, SlotSet};
 use flotilla_shared::value::{Params, Value};
 use flotilla_shared::wire::{Level, Read, Statement, Write};
 use tokio::time::Instant;
@@ -385,7 +385,10 @@ impl Proxy {
         if !in_key(table) && !self.keys.is_raised(&ready.registry, &name).await {
             self.raise_keys(ready, options).await?;
         }
-        let keys = self.keys.take(&self.cluster, &ready.registry, &name, &fits, options.deadline).await?;
+        // By a hash some key falls anywhere; in ranges and lists none may, and those are repeated in another way.
+        let hashed = placement.function == Function::Hash && in_key(table) && shard.is_some();
+        let must_fit = hashed && (options.keyed || on.is_some());
+        let keys = self.keys.take(&self.cluster, &ready.registry, &name, &fits, must_fit, options.deadline).await?;
         drop(fits);
         Ok(rows.into_iter().zip(keys).collect())
     }
