@@ -1,6 +1,7 @@
 //! Calls of the API against a fake node with three shards.
 
 mod aggregates;
+mod batch;
 mod fuzz;
 mod kv;
 mod once;

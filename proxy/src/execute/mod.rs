@@ -155,8 +155,19 @@ impl Proxy {
 
     /// Runs one statement, the `index`-th of its request.
     pub(crate) async fn run(&self, statement: &Statement, index: u64, options: &Options) -> Result<Output, Error> {
+        self.run_after(statement, index, 0, options).await
+    }
+
+    /// The same after so many attempts whose generated keys were taken.
+    pub(crate) async fn run_after(
+        &self,
+        statement: &Statement,
+        index: u64,
+        mut collisions: u64,
+        options: &Options,
+    ) -> Result<Output, Error> {
         let id = options.id.part(index);
-        let (mut pause, mut collisions) = (FIRST_PAUSE, 0);
+        let mut pause = FIRST_PAUSE;
         loop {
             let begun = Instant::now();
             let ready = match self.ready(&statement.sql, options).await {

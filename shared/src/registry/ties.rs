@@ -162,7 +162,7 @@ impl Registry {
 
     /// An empty database with all objects that SQLite can make there.
     fn whole_schema(&self) -> Result<Connection, Error> {
-        let db = Connection::open_in_memory().map_err(|error| Error::from_sqlite(&error))?;
+        let db = sqlite::open_in_memory().map_err(|error| Error::from_sqlite(&error))?;
         for object in self.objects.iter().filter(|object| !object.name.to_ascii_lowercase().starts_with("sqlite_")) {
             db.execute_batch(&object.sql).ok();
         }
