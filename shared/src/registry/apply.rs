@@ -327,6 +327,7 @@ impl Registry {
         if let Some(known) = self.jobs.values().find(|job| job.request == request) {
             return Ok(MetaReply::Job(known.id));
         }
+        kind.check_lists()?;
         if let JobKind::Write(write) = &kind {
             self.check_waiting(write)?;
         }

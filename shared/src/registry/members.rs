@@ -413,6 +413,7 @@ impl Registry {
 
     fn found(&mut self, at_us: i64, members: &Members, nodes: &[NodeId]) -> Result<Founding, Error> {
         self.check_free(members)?;
+        super::distinct::distinct(nodes, "node")?;
         nodes.iter().try_for_each(|node| self.check_takes(*node))?;
         let founded = self.jobs.values().filter_map(|job| Some(job.members.as_ref()?.founding.as_ref()?.group.0 + 1));
         let group = GroupId(founded.max().unwrap_or(0).max(self.next_shard().0));

@@ -7,6 +7,7 @@
 
 mod apply;
 mod balance;
+mod distinct;
 mod fill;
 mod function;
 mod goal;

@@ -44,6 +44,29 @@ async fn ranges_and_lists() {
     assert_eq!(values, [&json!(["de", "fr"]), &json!(["us"]), &json!([])], "{shown}");
 }
 
+/// A list that names a thing twice is refused, and nothing is registered: of a shard that is named twice one share
+/// would belong to nobody.
+#[tokio::test]
+async fn nothing_is_named_twice() {
+    let b = Bench::new().await;
+    b.sql("CREATE TABLE t (a INTEGER NOT NULL, b INTEGER NOT NULL)", json!([])).await;
+    for body in [
+        json!({"shard_key": "a", "shards": ["shard2", "shard2"]}),
+        json!({"shard_key": "a", "shards": ["shard1", "shard2", "shard1"]}),
+        json!({"shard_key": ["a", "A"]}),
+        json!({"shard_key": "a", "shard_func": "range", "split_points": [1, 2, 1]}),
+        json!({"shard_key": "a", "shard_func": "list", "values": {"shard1": [1, 1]}}),
+        json!({"shard_key": "a", "shard_func": "list", "values": {"shard1": [1], "shard2": [1]}}),
+    ] {
+        let mut body = body;
+        body["table_name"] = json!("t");
+        let (status, json) = b.post("/table/register", &body.to_string()).await;
+        assert_eq!(status, 400, "{body}: {json}");
+        assert!(json["error"]["message"].as_str().unwrap().contains("twice"), "{body}: {json}");
+    }
+    b.register(json!({"table_name": "t", "shard_key": "a", "shards": ["shard2"]})).await;
+}
+
 /// A write of a reference table reaches every copy once, whatever is repeated; a transaction of such
 /// writes is one.
 #[tokio::test]
