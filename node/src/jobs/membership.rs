@@ -25,7 +25,8 @@
 //! # Invariants
 //! 1. A raft id names one replica for ever: it is reserved by step 1 and never handed out again.
 //! 2. The registry lists a replica from step 5 to step 5; in between, a group may know more than it.
-//! 3. What a node drops was taken out of its group before, or never belonged to it.
+//! 3. What a node drops was taken out of its group before, or never belonged to it. Whether it does is asked of a
+//!    registry that is read after the node has said what it hosts: an older one does not know what was made since.
 
 use std::sync::Arc;
 
@@ -319,8 +320,10 @@ impl<G: Ground> Worker<'_, G> {
             outcome => return outcome,
         }
         let sight = self.ground.sight(self.registry).await;
+        // Read after the sight: what another driver has made meanwhile is expected by now, and may vote.
+        let registry = self.ground.registry().await?;
         let hosted = sight.hosted.get(&node).into_iter().flatten();
-        for (_, stray) in hosted.filter(|(of, id)| *of == group && !self.registry.is_expected(group, *id)) {
+        for (_, stray) in hosted.filter(|(of, id)| *of == group && !registry.is_expected(group, *id)) {
             self.ground.node(info, Request::DropReplica { group, replica: *stray }).await?;
         }
         self.ground.node(info, create).await.map_err(|error| Error { code: Code::Unavailable, ..error })
@@ -328,10 +331,15 @@ impl<G: Ground> Worker<'_, G> {
 
     /// Learners that a group has beside what is expected there, for the same reason.
     async fn forget_strays(&self, group: GroupId, new: &ReplicaInfo, members: &GroupMembers) -> Result<(), Error> {
-        for (learner, _) in &members.learners {
-            if *learner != new.replica && !self.registry.is_expected(group, *learner) {
-                self.ground.change(group, MemberChange::Forget(*learner)).await?;
-            }
+        let stray = |registry: &Registry, learner| learner != new.replica && !registry.is_expected(group, learner);
+        let strays: Vec<_> = members.learners.iter().map(|(learner, _)| *learner).collect();
+        if !strays.iter().any(|learner| stray(self.registry, *learner)) {
+            return Ok(());
+        }
+        // The members are newer than the registry at hand.
+        let registry = self.ground.registry().await?;
+        for learner in strays.into_iter().filter(|learner| stray(&registry, *learner)) {
+            self.ground.change(group, MemberChange::Forget(learner)).await?;
         }
         Ok(())
     }

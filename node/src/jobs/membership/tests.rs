@@ -452,3 +452,4 @@ fn drive(world: &World) {
 }
 
 mod scenarios;
+mod strays;
