@@ -27,5 +27,6 @@ pub mod rpc;
 pub mod slot;
 pub mod sqlite;
 pub mod stages;
+pub mod steps;
 pub mod value;
 pub mod wire;

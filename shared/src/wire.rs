@@ -10,6 +10,7 @@ use crate::leaders::BalancerStatus;
 pub use crate::members::{GroupMembers, MemberChange};
 use crate::moves::{MoveAnswer, MoveQuery, MoveReply, MoveStep};
 use crate::registry::{MetaCommand, MetaReply, Registry, SchemaObject, SlotSet, Split};
+pub use crate::steps::{JobAction, JobStep};
 use crate::value::{Params, Value};
 
 /// One SQL statement with its arguments.
@@ -176,6 +177,8 @@ pub enum ShardCommand {
     Move(Box<MoveStep>),
     /// Gives up a slot for those that it is split into.
     Split(Split),
+    /// A step that its job's id guards.
+    Job(JobStep),
 }
 
 /// Where a table goes that leaves the home placement.
@@ -227,6 +230,8 @@ pub enum ShardReply {
     Move(MoveReply),
     /// The slot is split; the shard's version of the placement now.
     Split(Epoch),
+    /// The job was undone here, for this reason.
+    Undone(Error),
 }
 
 /// What a log entry holds.

@@ -4,7 +4,7 @@
 //! a UNIQUE set without the shard key, a foreign key that may lead to another shard, a trigger that
 //! looks beyond its row. What passes says how the table will lie.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::GroupId;
@@ -50,6 +50,15 @@ fn unsafe_because<T>(why: String, hint: &str) -> Result<T, Error> {
 
 /// How the table will lie, or why it cannot.
 pub(super) fn check<'a>(registry: &'a Registry, registration: &Registration) -> Result<Checked<'a>, Error> {
+    checked(registry, registration, false)
+}
+
+/// How the table will lie, once its shards were decided on and recorded: none of them is kept out any more.
+pub(super) fn check_decided<'a>(registry: &'a Registry, registration: &Registration) -> Result<Checked<'a>, Error> {
+    checked(registry, registration, true)
+}
+
+fn checked<'a>(registry: &'a Registry, registration: &Registration, decided: bool) -> Result<Checked<'a>, Error> {
     let table = registry
         .table(&registration.table)
         .ok_or_else(|| Error::new(Code::NoSuchTable, format!("no such table: {}", registration.table)))?;
@@ -60,7 +69,7 @@ pub(super) fn check<'a>(registry: &'a Registry, registration: &Registration) -> 
     let compare: Vec<KeyColumn> = key.iter().map(|index| table.columns[*index].compare).collect();
     let lie = match &registration.colocate_with {
         Some(other) => Lie::With(colocated(registry, table, &compare, other)?),
-        None => placed(registry, &compare, registration)?,
+        None => placed(registry, &compare, registration, decided)?,
     };
     if lie.is_reference() {
         super::copy::check(registry, table)?;
@@ -145,8 +154,13 @@ fn colocated<'a>(
     Ok(placement)
 }
 
-fn placed<'a>(registry: &Registry, compare: &[KeyColumn], registration: &Registration) -> Result<Lie<'a>, Error> {
-    let departing = registry.departing();
+fn placed<'a>(
+    registry: &Registry,
+    compare: &[KeyColumn],
+    registration: &Registration,
+    decided: bool,
+) -> Result<Lie<'a>, Error> {
+    let departing = if decided { BTreeSet::new() } else { registry.departing() };
     // A copy is needed as long as there is anything to join it with.
     let stays = |shard: &GroupId| registration.spread == Spread::Reference || !departing.contains(shard);
     let mut shards: Vec<GroupId> = match registration.shards.is_empty() {

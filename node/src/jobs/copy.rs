@@ -7,13 +7,13 @@
 
 use flotilla_shared::client::unexpected;
 use flotilla_shared::error::{Code, Error};
-use flotilla_shared::ids::{Epoch, GroupId};
+use flotilla_shared::ids::{Epoch, GroupId, PlacementId};
 use flotilla_shared::lex::Tokens;
 use flotilla_shared::registry::{
     HOME_SHARD, MAX_COPIED_COLUMNS, Placement, Registry, SlotSet, Table, quoted, schema_database,
 };
 use flotilla_shared::value::Value;
-use flotilla_shared::wire::{CopiedRow, Level, Read, Request, Response, ShardCommand, Statement};
+use flotilla_shared::wire::{CopiedRow, JobAction, JobStep, Level, Read, Request, Response, ShardCommand, Statement};
 use futures::StreamExt;
 
 use super::Driver;
@@ -123,24 +123,28 @@ pub(super) async fn fill(
     Ok(())
 }
 
-/// Lets a shard that has all rows of a reference placement serve them.
-pub(super) async fn own(driver: &Driver<'_>, placement: &mut Placement, shards: &[GroupId]) -> Result<(), Error> {
-    for shard in shards {
-        // It may have had a copy before.
-        let (epoch, slots) = (Epoch(placement.epoch(*shard).0 + 1), SlotSet::all(1));
-        driver.shard(*shard, ShardCommand::Own { placement: placement.id, epoch, slots: slots.clone() }).await?;
-        placement.owned.insert(*shard, slots);
-        placement.epochs.insert(*shard, epoch);
-        placement.shards.push(*shard);
-    }
-    placement.shards.sort();
-    placement.shards.dedup();
-    Ok(())
+/// Lets a shard that has all rows of a reference placement serve them; its version then.
+pub(super) async fn own(driver: &Driver<'_>, placement: &Placement, shard: GroupId) -> Result<Epoch, Error> {
+    // It may have had a copy before.
+    let epoch = Epoch(placement.epoch(shard).0 + 1);
+    take(driver, placement.id, shard, epoch, SlotSet::all(1)).await.map(|()| epoch)
+}
+
+/// Gives slots of a placement to a shard.
+pub(super) async fn take(
+    driver: &Driver<'_>,
+    placement: PlacementId,
+    shard: GroupId,
+    epoch: Epoch,
+    slots: SlotSet,
+) -> Result<(), Error> {
+    let action = JobAction::Take { placement, epoch, slots };
+    driver.shard(shard, ShardCommand::Job(JobStep { job: driver.job.id, action })).await.map(drop)
 }
 
 async fn read(driver: &Driver<'_>, sql: String) -> Result<Vec<Vec<Value>>, Error> {
     let read = Read { route: None, statement: Statement::bare(sql), level: Level::Linearizable, freshness_ms: None };
-    match driver.cluster.call(HOME_SHARD, Request::Read { group: HOME_SHARD, read }, driver.deadline()).await? {
+    match driver.calls.ask_group(HOME_SHARD, Request::Read { group: HOME_SHARD, read }, driver.deadline()).await? {
         Response::Rows(rows) => Ok(rows.values),
         other => Err(unexpected(&other)),
     }

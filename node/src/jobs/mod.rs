@@ -11,8 +11,9 @@
 //! does not keep another from mending what it waits for.
 //!
 //! A step that cannot be taken now (a shard without a leader) is tried again until it can, with the
-//! reason shown in `GET /job/{id}`; a step that is refused ends the job as failed, undone.
+//! reason shown in `GET /job/{id}`; a step that is refused ends the job as failed, undone ([`undo`]).
 
+mod calls;
 mod check;
 mod copy;
 pub mod heard;
@@ -22,6 +23,7 @@ mod rebalance;
 mod register;
 mod schema;
 mod split;
+mod undo;
 mod write;
 
 use std::sync::Arc;
@@ -29,10 +31,10 @@ use std::time::Duration;
 
 use flotilla_shared::client::{Cluster, unexpected};
 use flotilla_shared::error::{Class, Code, Error};
-use flotilla_shared::ids::{Epoch, GroupId, JobId, META};
+use flotilla_shared::ids::{Epoch, GroupId, JobId, META, PlacementId};
 use flotilla_shared::moves::{MoveAnswer, MoveQuery, MoveReply, MoveStep};
 use flotilla_shared::registry::{
-    Effect, Job, JobKind, JobState, MetaCommand, NodeInfo, Registry, ReplicaInfo, Sight, Split,
+    Effect, Job, JobKind, JobState, MetaCommand, MetaReply, NodeInfo, Registry, ReplicaInfo, Sight, Split,
 };
 use flotilla_shared::wire::{GroupMembers, MemberChange, Request, Response, ShardCommand, ShardReply, StatementResult};
 use openraft::ServerState;
@@ -42,6 +44,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::host::Host;
+use calls::Calls;
 use pause::Pausing;
 
 /// How long one step may take before it counts as stuck and is tried anew.
@@ -134,7 +137,7 @@ fn is_due(job: &Job) -> bool {
 
 /// One step of a job that changes replicas.
 async fn change_members(host: &Arc<Host>, job: &Job) {
-    let driver = Driver { cluster: host.cluster(), job };
+    let driver = Driver { cluster: host.cluster(), calls: host.cluster(), job };
     let ground = Pausing { ground: &driver, folder: host.options().pauses.as_deref() };
     if let Err(error) = membership::attempt(&ground, job.id).await {
         tracing::debug!(job = %job.id, %error, "a job's step is tried again");
@@ -145,7 +148,7 @@ async fn change_members(host: &Arc<Host>, job: &Job) {
 
 /// One attempt at one job; tells whether it left a move behind for which nobody waits.
 async fn run(host: &Arc<Host>, memory: &mut rebalance::Memory, job: Job) -> bool {
-    let driver = Driver { cluster: host.cluster(), job: &job };
+    let driver = Driver { cluster: host.cluster(), calls: host.cluster(), job: &job };
     if job.progress.is_some() {
         let ground = Pausing { ground: &driver, folder: host.options().pauses.as_deref() };
         let (error, ahead) = match rebalance::attempt(&ground, memory, job.id).await {
@@ -165,51 +168,50 @@ async fn run(host: &Arc<Host>, memory: &mut rebalance::Memory, job: Job) -> bool
         }
         return ahead;
     }
-    let outcome = match driver.registry().await {
-        Ok(registry) => match &job.kind {
-            JobKind::Schema { sql, table } => {
-                schema::run(&driver, &registry, sql, table.as_deref()).await.map(Done::from)
-            }
-            JobKind::Register(registration) => register::run(&driver, &registry, registration).await.map(Done::from),
-            JobKind::AddToShard { table, shard } => {
-                register::add_to_shard(&driver, &registry, table, *shard).await.map(Done::from)
-            }
-            JobKind::Write(write) => write::run(&driver, &registry, write).await,
-            JobKind::Split { .. } => match split::run(&driver, &job).await {
-                Ok(Splitting::Done) => Ok(Done::default()),
-                Ok(Splitting::Moves) => return false,
-                Err(error) => Err(error),
-            },
-            JobKind::Rebalance { .. }
-            | JobKind::Give { .. }
-            | JobKind::RemoveFromShard { .. }
-            | JobKind::RemoveShard { .. }
-            | JobKind::Join { .. }
-            | JobKind::CreateShard { .. }
-            | JobKind::Remove { .. }
-            | JobKind::Replicas { .. } => Err(Error::new(Code::Internal, "this job is done in many attempts")),
-        },
-        Err(error) => Err(error),
-    };
-    let ended = match outcome {
-        Ok(done) => driver.end(JobState::Done, None, done).await,
-        // A write that was planned with an older schema ends, too; its proxy plans it anew.
-        Err(error) if error.code.class() == Class::Refused || error.code == Code::StaleRoute => {
-            tracing::info!(job = %job.id, %error, "job failed");
-            driver.end(JobState::Failed, Some(error), after_failure(&job.kind)).await
-        }
-        Err(error) => {
-            tracing::debug!(job = %job.id, %error, "a job's step is tried again");
-            driver.note("waiting", 0, Some(error)).await;
-            tokio::time::sleep(PAUSE).await;
-            return false;
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(job = %job.id, %error, "a job could not be ended here");
+    if let Err(error) = take(&driver).await {
+        tracing::debug!(job = %job.id, %error, "a job's step is tried again");
+        driver.note("waiting", 0, Some(error)).await;
         tokio::time::sleep(PAUSE).await;
     }
     false
+}
+
+/// One attempt at a job that moves no slots and changes no replicas, from its first step to its end.
+///
+/// # Errors
+/// What keeps it from that now.
+async fn take(driver: &Driver<'_>) -> Result<(), Error> {
+    let registry = driver.registry().await?;
+    let outcome = match &driver.job.kind {
+        JobKind::Schema { sql, table } => schema::run(driver, &registry, sql, table.as_deref()).await.map(Done::from),
+        JobKind::Register(registration) => register::run(driver, &registry, registration).await.map(Done::from),
+        JobKind::AddToShard { table, shard } => {
+            register::add_to_shard(driver, &registry, table, *shard).await.map(Done::from)
+        }
+        JobKind::Write(write) => write::run(driver, &registry, write).await,
+        JobKind::Split { .. } => match split::run(driver, driver.job).await {
+            Ok(Splitting::Done) => Ok(Done::default()),
+            Ok(Splitting::Moves) => return Ok(()),
+            Err(error) => Err(error),
+        },
+        JobKind::Rebalance { .. }
+        | JobKind::Give { .. }
+        | JobKind::RemoveFromShard { .. }
+        | JobKind::RemoveShard { .. }
+        | JobKind::Join { .. }
+        | JobKind::CreateShard { .. }
+        | JobKind::Remove { .. }
+        | JobKind::Replicas { .. } => Err(Error::new(Code::Internal, "this job is done in many attempts")),
+    };
+    match outcome {
+        Ok(done) => driver.end(JobState::Done, None, done).await,
+        // A write that was planned with an older schema ends, too; its proxy plans it anew.
+        Err(error) if error.code.class() == Class::Refused || error.code == Code::StaleRoute => {
+            tracing::info!(job = %driver.job.id, %error, "job fails");
+            undo::fail(driver, error).await
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// What a finished job leaves in the registry.
@@ -343,6 +345,7 @@ impl membership::Ground for Driver<'_> {
 /// What a job's steps work with.
 struct Driver<'a> {
     cluster: &'a Arc<Cluster>,
+    calls: &'a dyn Calls,
     job: &'a Job,
 }
 
@@ -353,16 +356,34 @@ impl Driver<'_> {
 
     /// The registry as of now, and proof that this job has not ended.
     async fn registry(&self) -> Result<Arc<Registry>, Error> {
-        let registry = self.cluster.refresh(self.deadline()).await?;
+        let registry = self.calls.fresh_registry(self.deadline()).await?;
         match registry.jobs.get(&self.job.id) {
             Some(job) if is_due(job) => Ok(registry),
             _ => Err(Error::new(Code::Unavailable, "another driver has taken this job further")),
         }
     }
 
+    /// Changes the registry.
+    async fn meta(&self, command: MetaCommand) -> Result<MetaReply, Error> {
+        self.calls.change_registry(command, self.deadline()).await
+    }
+
+    /// Records what the job relies on, before it changes any shard: the placement, and the registry with what was
+    /// recorded, perhaps by an earlier driver.
+    async fn begin(
+        &self,
+        placement: Option<PlacementId>,
+        shards: Vec<GroupId>,
+    ) -> Result<(PlacementId, Arc<Registry>), Error> {
+        match self.meta(MetaCommand::BeginJob { job: self.job.id, placement, shards }).await? {
+            MetaReply::Placement(begun) => Ok((begun, self.registry().await?)),
+            other => Err(Error::new(Code::Internal, format!("the registry gave another answer: {other:?}"))),
+        }
+    }
+
     /// Takes a step on a shard.
     async fn shard(&self, group: GroupId, command: ShardCommand) -> Result<ShardReply, Error> {
-        match self.cluster.call(group, Request::Shard { group, command }, self.deadline()).await? {
+        match self.calls.ask_group(group, Request::Shard { group, command }, self.deadline()).await? {
             Response::Shard(reply) => Ok(reply),
             other => Err(unexpected(&other)),
         }
@@ -386,13 +407,13 @@ impl Driver<'_> {
             .is_some_and(|job| job.step == step && job.percent == percent && job.error == error);
         if !same {
             let command = MetaCommand::StepJob { job: self.job.id, step: step.to_owned(), percent, error };
-            self.cluster.meta(command, self.deadline()).await.ok();
+            self.meta(command).await.ok();
         }
     }
 
     async fn end(&self, state: JobState, error: Option<Error>, done: Done) -> Result<(), Error> {
         let Done { effects, results } = done;
         let command = MetaCommand::EndJob { job: self.job.id, state, error, effects, results };
-        self.cluster.meta(command, self.deadline()).await.map(drop)
+        self.meta(command).await.map(drop)
     }
 }

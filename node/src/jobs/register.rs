@@ -5,33 +5,52 @@
 //! same entry that takes the table out of the home placement. Order of steps: the schema on all other
 //! shards; the home shard lets go; the rows of a reference table are copied; the others take their
 //! slots; the registry learns. A write planned with an old registry is refused from the second step on,
-//! and planned anew once the last is done. What fails before the home shard has let go is undone.
+//! and planned anew once the last is done. What fails before the home shard has let go is undone ([`super::undo`]);
+//! from there on the job only goes forward.
+//!
+//! How the table will lie is decided once, by the first driver, and recorded before any shard changes
+//! (`shared/src/registry/begin.rs`): the shares that others take must be the rest of what the home shard kept.
 //!
 //! A shard that was made after a reference table gets a copy of it before it holds any other table.
 
 use std::collections::BTreeMap;
 
-use flotilla_shared::error::{Class, Code, Error};
+use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{Epoch, GroupId, PlacementId, SchemaVersion};
 use flotilla_shared::registry::{
-    Effect, Function, HOME, HOME_SHARD, MetaCommand, MetaReply, Placement, Registration, Registry, SlotSet, Table,
-    quoted,
+    Effect, Function, HOME, HOME_SHARD, JobKind, Placement, Registration, Registry, SlotSet, Table, quoted,
 };
+use flotilla_shared::steps::{SCHEMA_STEP, take_step};
 use flotilla_shared::wire::{NewHome, ShardCommand, ShardReply};
 
-use super::check::{Checked, Lie, check};
-use super::schema::{next_version, step, undo_step};
-use super::{Driver, copy, write};
+use super::check::{Checked, Lie, check, check_decided};
+use super::schema::{next_version, step};
+use super::{Driver, copy};
 
 pub(super) async fn run(
     driver: &Driver<'_>,
     registry: &Registry,
     registration: &Registration,
 ) -> Result<Vec<Effect>, Error> {
-    let checked = check(registry, registration)?;
+    let checked = match driver.job.begun() {
+        None => check(registry, registration)?,
+        Some(_) => check_decided(registry, registration)?,
+    };
+    let (placement, shards) = match checked.lie {
+        Lie::With(placement) => (Some(placement.id), placement.shards.clone()),
+        Lie::New { shards, .. } => (None, shards),
+    };
+    let (id, registry) = driver.begin(placement, shards).await?;
+    let job = registry.jobs.get(&driver.job.id).map(|job| &job.kind);
+    let Some(JobKind::Register(decided)) = job else {
+        return Err(Error::new(Code::Unavailable, "another driver has taken this job further"));
+    };
+    let checked = check_decided(&registry, decided)?;
     match &checked.lie {
-        Lie::With(placement) => colocate(driver, registry, &checked, placement).await,
-        Lie::New { function, shares, shards } => spread(driver, registry, &checked, function, shares, shards).await,
+        Lie::With(placement) => colocate(driver, &registry, &checked, placement).await,
+        Lie::New { function, shares, shards } => {
+            spread(driver, &registry, &checked, id, function, shares, shards).await
+        }
     }
 }
 
@@ -82,67 +101,63 @@ impl<'a> Newcomer<'a> {
         let sql: Vec<String> = self.tables.iter().flat_map(|table| definition(registry, table)).collect();
         step(driver, registry, self.shard, driver.job.id, sql, false).await.map(drop)
     }
+
+    /// Statements that drop what [`Newcomer::define`] made.
+    fn undefine(&self) -> Vec<String> {
+        self.tables.iter().rev().map(|table| format!("DROP TABLE IF EXISTS {}", quoted(&table.name))).collect()
+    }
 }
 
-/// Makes tables on all newcomers and fills those that are copies; when one refuses, on none.
+/// Makes tables on all newcomers and fills those that are copies.
 async fn define(driver: &Driver<'_>, registry: &Registry, newcomers: &[Newcomer<'_>]) -> Result<(), Error> {
-    for (done, newcomer) in newcomers.iter().enumerate() {
-        let (made, outcome) = match newcomer.define(driver, registry).await {
-            Ok(()) => (done + 1, copy::fill(driver, registry, 0, &newcomer.copies, &[newcomer.shard]).await),
-            Err(error) => (done, Err(error)),
-        };
-        if let Err(error) = outcome {
-            if error.code.class() == Class::Refused {
-                undefine(driver, registry, &newcomers[..made]).await?;
-            }
-            return Err(error);
-        }
+    for newcomer in newcomers {
+        newcomer.define(driver, registry).await?;
+        copy::fill(driver, registry, 0, &newcomer.copies, &[newcomer.shard]).await?;
     }
     Ok(())
 }
 
 /// Lets newcomers serve their copies.
 async fn own_copies(driver: &Driver<'_>, newcomers: &[Newcomer<'_>]) -> Result<Vec<Effect>, Error> {
-    let mut placements: BTreeMap<PlacementId, Placement> = BTreeMap::new();
+    let mut effects = Vec::new();
     for newcomer in newcomers {
-        for missing in &newcomer.missing {
-            let placement = placements.entry(missing.id).or_insert_with(|| (*missing).clone());
-            copy::own(driver, placement, &[newcomer.shard]).await?;
+        for placement in &newcomer.missing {
+            let epoch = copy::own(driver, placement, newcomer.shard).await?;
+            effects.push(Effect::Copy { placement: placement.id, shard: newcomer.shard, epoch });
         }
     }
-    Ok(placements.into_values().map(Effect::Placement).collect())
+    Ok(effects)
 }
 
-/// Drops what [`define`] made.
-async fn undefine(driver: &Driver<'_>, registry: &Registry, newcomers: &[Newcomer<'_>]) -> Result<(), Error> {
-    for newcomer in newcomers {
-        for table in newcomer.tables.iter().rev() {
-            undo_step(driver, registry, newcomer.shard, format!("DROP TABLE {}", quoted(&table.name))).await?;
-        }
-    }
-    Ok(())
+/// Statements that drop what a registration made on a shard.
+pub(super) fn undefine(registry: &Registry, table: &str, shard: GroupId) -> Result<Vec<String>, Error> {
+    Ok(Newcomer::new(registry, shard, [known(registry, table)?].into_iter()).undefine())
 }
 
-/// The home shard lets the table go. From there on the job only goes forward; before, it leaves nothing.
+/// Statements that take a table off a shard that it was to be added to, and the step behind which it stays there.
+pub(super) fn unadd(registry: &Registry, table: &str, shard: GroupId) -> Result<(String, Vec<String>), Error> {
+    let newcomer = added(registry, known(registry, table)?, shard);
+    let unless = newcomer.missing.first().map_or(SCHEMA_STEP.to_owned(), |copy| take_step(copy.id));
+    Ok((unless, newcomer.undefine()))
+}
+
+fn known<'a>(registry: &'a Registry, table: &str) -> Result<&'a Table, Error> {
+    registry.table(table).ok_or_else(|| Error::new(Code::NoSuchTable, format!("no such table: {table}")))
+}
+
+/// The home shard lets the table go. From there on the job only goes forward.
 async fn leave_home(
     driver: &Driver<'_>,
     registry: &Registry,
     table: &Table,
     into: NewHome,
-    newcomers: &[Newcomer<'_>],
 ) -> Result<(bool, Epoch), Error> {
     driver.note("taking over from the home shard", 60, None).await;
     let version: SchemaVersion = next_version(registry);
     let command = ShardCommand::Register { job: driver.job.id, table: table.name.clone(), into, version };
-    match driver.shard(HOME_SHARD, command).await {
-        Ok(ShardReply::Registered { had_rows, home_epoch }) => Ok((had_rows, home_epoch)),
-        Ok(other) => Err(Error::new(Code::Internal, format!("a shard gave another answer: {other:?}"))),
-        Err(error) => {
-            if error.code.class() == Class::Refused {
-                undefine(driver, registry, newcomers).await?;
-            }
-            Err(error)
-        }
+    match driver.shard(HOME_SHARD, command).await? {
+        ShardReply::Registered { had_rows, home_epoch } => Ok((had_rows, home_epoch)),
+        other => Err(Error::new(Code::Internal, format!("a shard gave another answer: {other:?}"))),
     }
 }
 
@@ -150,15 +165,11 @@ async fn spread(
     driver: &Driver<'_>,
     registry: &Registry,
     checked: &Checked<'_>,
+    id: PlacementId,
     function: &Function,
     shares: &BTreeMap<GroupId, SlotSet>,
     shards: &[GroupId],
 ) -> Result<Vec<Effect>, Error> {
-    let MetaReply::Placement(id) =
-        driver.cluster.meta(MetaCommand::ReservePlacement { job: driver.job.id }, driver.deadline()).await?
-    else {
-        return Err(Error::new(Code::Internal, "no placement was reserved"));
-    };
     let table = checked.table;
     let others: Vec<GroupId> = shards.iter().copied().filter(|shard| *shard != HOME_SHARD).collect();
     let newcomers: Vec<Newcomer<'_>> =
@@ -170,7 +181,7 @@ async fn spread(
         true => NewHome::Reference { placement: id },
         false => NewHome::New { placement: id, share, all: all.clone() },
     };
-    let (had_rows, home_epoch) = leave_home(driver, registry, table, into, &newcomers).await?;
+    let (had_rows, home_epoch) = leave_home(driver, registry, table, into).await?;
     let mut placement = Placement {
         id,
         function: function.clone(),
@@ -180,11 +191,14 @@ async fn spread(
         owned: [(HOME_SHARD, all.clone())].into(),
         epochs: [(HOME_SHARD, Epoch(1))].into(),
     };
-    let forward = |error| write::forward(HOME_SHARD, error);
-    let mut effects = own_copies(driver, &newcomers).await.map_err(forward)?;
+    let mut effects = own_copies(driver, &newcomers).await?;
     if reference {
-        copy::fill(driver, registry, 1, &[table], &others).await.map_err(forward)?;
-        copy::own(driver, &mut placement, &others).await.map_err(forward)?;
+        copy::fill(driver, registry, 1, &[table], &others).await?;
+        for shard in &others {
+            let epoch = copy::own(driver, &placement, *shard).await?;
+            placement.owned.insert(*shard, all.clone());
+            placement.epochs.insert(*shard, epoch);
+        }
     } else {
         if !had_rows {
             placement.owned = shares.clone();
@@ -192,11 +206,11 @@ async fn spread(
         }
         for (shard, slots) in placement.owned.iter().filter(|(shard, _)| **shard != HOME_SHARD) {
             driver.note(&format!("slots of {shard}"), 80, None).await;
-            driver.shard(*shard, ShardCommand::Own { placement: id, epoch: Epoch(1), slots: slots.clone() }).await?;
+            copy::take(driver, id, *shard, Epoch(1), slots.clone()).await?;
         }
-        placement.shards.extend(&others);
-        placement.shards.sort();
     }
+    placement.shards.extend(&others);
+    placement.shards.sort();
     effects.extend(registered(checked, id, home_epoch, Some(placement)));
     Ok(effects)
 }
@@ -211,10 +225,12 @@ async fn colocate(
     let newcomers: Vec<Newcomer<'_>> =
         others.iter().map(|shard| Newcomer::new(registry, *shard, [checked.table].into_iter())).collect();
     define(driver, registry, &newcomers).await?;
-    let all_home = placement.owners().all(|owner| owner == HOME_SHARD);
+    // None of them begins to move from here on; one that is under way may be past its commit point.
+    let moved = registry.moves().any(|moving| moving.placement == placement.id);
+    let all_home = placement.owners().all(|owner| owner == HOME_SHARD) && !moved;
     let into = NewHome::Existing { rows_may_stay: all_home };
-    let (_, home_epoch) = leave_home(driver, registry, checked.table, into, &newcomers).await?;
-    let mut effects = own_copies(driver, &newcomers).await.map_err(|error| write::forward(HOME_SHARD, error))?;
+    let (_, home_epoch) = leave_home(driver, registry, checked.table, into).await?;
+    let mut effects = own_copies(driver, &newcomers).await?;
     effects.extend(registered(checked, placement.id, home_epoch, None));
     Ok(effects)
 }
@@ -226,32 +242,38 @@ fn registered(checked: &Checked<'_>, id: PlacementId, home_epoch: Epoch, placeme
     effects
 }
 
+/// What a shard is to get with a table. A reference placement is among those that the shard lacks.
+fn added<'a>(registry: &'a Registry, table: &Table, shard: GroupId) -> Newcomer<'a> {
+    let placement = registry.placements.get(&table.placement).filter(|placement| !placement.is_reference());
+    Newcomer::new(registry, shard, placement.into_iter().flat_map(|placement| tables_of(registry, placement)))
+}
+
 pub(super) async fn add_to_shard(
     driver: &Driver<'_>,
     registry: &Registry,
     table: &str,
     shard: GroupId,
 ) -> Result<Vec<Effect>, Error> {
-    let table =
-        registry.table(table).ok_or_else(|| Error::new(Code::NoSuchTable, format!("no such table: {table}")))?;
-    if !shard.is_shard() || !registry.groups.contains_key(&shard) {
-        return Err(Error::new(Code::NoSuchObject, format!("there is no shard {shard}")));
-    }
-    let placement = registry.placements[&table.placement].clone();
-    if registry.leaving(placement.id).contains(&shard) {
-        return Err(Error::new(Code::Conflict, format!("{} is being taken off {shard}", table.name))
-            .hint("wait for the end of that job, or cancel it; see GET /job"));
-    }
+    let found = known(registry, table)?;
+    let placement = registry.placements[&found.placement].clone();
     if placement.shards.contains(&shard) {
         return Ok(vec![]);
     }
-    if placement.id == HOME {
-        return Err(Error::new(Code::Conflict, format!("{} is not sharded", table.name)).hint("register it first"));
+    if driver.job.begun().is_none() {
+        if !shard.is_shard() || !registry.groups.contains_key(&shard) {
+            return Err(Error::new(Code::NoSuchObject, format!("there is no shard {shard}")));
+        }
+        if registry.leaving(placement.id).contains(&shard) {
+            return Err(Error::new(Code::Conflict, format!("{} is being taken off {shard}", found.name))
+                .hint("wait for the end of that job, or cancel it; see GET /job"));
+        }
+        if placement.id == HOME {
+            return Err(Error::new(Code::Conflict, format!("{} is not sharded", found.name)).hint("register it first"));
+        }
     }
-    // A reference placement is among those that the shard lacks.
-    let own_tables = tables_of(registry, &placement).filter(|_| !placement.is_reference());
-    let newcomers = [Newcomer::new(registry, shard, own_tables)];
-    define(driver, registry, &newcomers).await?;
+    let (_, registry) = driver.begin(Some(placement.id), vec![shard]).await?;
+    let newcomers = [added(&registry, known(&registry, table)?, shard)];
+    define(driver, &registry, &newcomers).await?;
     let mut effects = own_copies(driver, &newcomers).await?;
     if !placement.is_reference() {
         effects.push(Effect::Holds { placement: placement.id, shard });

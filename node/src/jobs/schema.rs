@@ -2,22 +2,28 @@
 //!
 //! On several shards the statement first runs where its failure is harmless: it is rolled back
 //! everywhere ([`ShardCommand::Schema`] with `dry_run`). What then still fails, because rows changed
-//! in between, is undone where it had been done. The registry learns the schema from the first
+//! in between, is undone where it had been done ([`super::undo`]). The registry learns the schema from the first
 //! shard's own answer, never from reading the statement.
+//!
+//! A placement whose last table is gone is forgotten: by its shards, and then by the registry, in the entry that ends
+//! the job. Nothing is left of it that would keep a shard in the cluster, and its id never means anything else.
 
-use super::Driver;
-use flotilla_shared::error::{Class, Code, Error};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Driver, undo};
+use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, JobId, PlacementId, SchemaVersion};
-use flotilla_shared::registry::{Effect, HOME, Registry, SchemaObject, quoted, read_tables};
-use flotilla_shared::wire::{ShardCommand, ShardReply};
+use flotilla_shared::registry::{Effect, HOME, Placement, Registry, SchemaObject, read_tables};
+use flotilla_shared::wire::{JobAction, JobStep, ShardCommand, ShardReply};
 
 /// The schema version that the running job makes; jobs run one at a time.
 pub(super) fn next_version(registry: &Registry) -> SchemaVersion {
     SchemaVersion(registry.schema_version.0 + 1)
 }
 
-/// Steps under this id are not remembered: undoing may be repeated.
-const UNDO: JobId = JobId(0);
+/// How long a shard that had a placement's tables before is waited for: what it keeps of them is a few bytes.
+const LEFT_PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(
     driver: &Driver<'_>,
@@ -33,24 +39,57 @@ pub(super) async fn run(
         for shard in &shards {
             step(driver, registry, *shard, driver.job.id, vec![sql.to_owned()], true).await?;
         }
+        // What the registry could not take is refused while nothing is done.
+        if let Some(after) = undo::after(registry, sql) {
+            effect(registry, shards[0], after, placement)?;
+        }
+        driver.begin(Some(placement), shards.clone()).await?;
     }
     let mut first: Option<Vec<SchemaObject>> = None;
     for (done, shard) in shards.iter().enumerate() {
         let percent = (100 * done / shards.len()) as u8;
         driver.note(&format!("schema statement on {shard}"), percent, None).await;
-        match step(driver, registry, *shard, driver.job.id, vec![sql.to_owned()], false).await {
-            Ok(objects) => drop(first.get_or_insert(objects)),
-            Err(error) if error.code.class() == Class::Refused => {
-                if let Some(objects) = &first {
-                    undo(driver, registry, &shards[..done], objects, placement).await?;
-                }
-                return Err(error);
-            }
-            Err(error) => return Err(error),
-        }
+        let objects = step(driver, registry, *shard, driver.job.id, vec![sql.to_owned()], false).await?;
+        first.get_or_insert(objects);
     }
     let objects = first.ok_or_else(|| Error::new(Code::Conflict, "no shard holds this table"))?;
-    Ok(vec![effect(registry, shards[0], objects, placement)?])
+    let schema = effect(registry, shards[0], objects, placement)?;
+    let mut effects = forget_empty(driver, registry, &schema, placement).await?;
+    effects.insert(0, schema);
+    Ok(effects)
+}
+
+/// Placements that no table is left in are forgotten.
+async fn forget_empty(
+    driver: &Driver<'_>,
+    registry: &Registry,
+    schema: &Effect,
+    of_statement: PlacementId,
+) -> Result<Vec<Effect>, Error> {
+    let Effect::Schema { placements, tables, .. } = schema else { return Ok(vec![]) };
+    let others = registry.tables.values().filter(|table| !placements.contains(&table.placement));
+    let used: BTreeSet<PlacementId> = others.chain(tables).map(|table| table.placement).collect();
+    let empty = |placement: &&Placement| placement.id != HOME && !used.contains(&placement.id);
+    // A job that names a table of it may be about to end its moves.
+    let moved = |placement: &&Placement| registry.moves().any(|moving| moving.placement == placement.id);
+    let mut effects = Vec::new();
+    for placement in registry.placements.values().filter(empty).filter(|p| p.id == of_statement || !moved(p)) {
+        driver.note("forgetting the placement", 90, None).await;
+        let forget =
+            ShardCommand::Job(JobStep { job: driver.job.id, action: JobAction::Forget { placement: placement.id } });
+        for shard in placement.epochs.keys().chain(&placement.shards).collect::<BTreeSet<_>>() {
+            let told = driver.shard(*shard, forget.clone());
+            match placement.shards.contains(shard) && placement.id == of_statement {
+                true => drop(told.await?),
+                false if registry.groups.contains_key(shard) => {
+                    drop(tokio::time::timeout(LEFT_PATIENCE, told).await);
+                }
+                false => (),
+            }
+        }
+        effects.push(Effect::Forget(placement.id));
+    }
+    Ok(effects)
 }
 
 /// Runs statements on a shard, once per step id, and returns its schema after them.
@@ -67,53 +106,6 @@ pub(super) async fn step(
         ShardReply::Schema(objects) => Ok(objects),
         ShardReply::Ok if dry_run => Ok(vec![]),
         other => Err(Error::new(Code::Internal, format!("a shard gave another answer: {other:?}"))),
-    }
-}
-
-/// Drops on `shards` what the statement added there.
-async fn undo(
-    driver: &Driver<'_>,
-    registry: &Registry,
-    shards: &[GroupId],
-    after: &[SchemaObject],
-    placement: PlacementId,
-) -> Result<(), Error> {
-    let known =
-        |object: &&SchemaObject| !registry.objects.iter().any(|o| o.kind == object.kind && o.name == object.name);
-    let mut statements: Vec<String> = after
-        .iter()
-        .filter(known)
-        .map(|object| format!("DROP {} {}", object.kind.to_ascii_uppercase(), quoted(&object.name)))
-        .collect();
-    if statements.is_empty() {
-        let now = read_tables(after)?;
-        for table in now.iter().filter(|table| registry.placement_of(&table.name).is_some_and(|p| p.id == placement)) {
-            let Some(before) = registry.table(&table.name) else { continue };
-            for column in table.columns.iter().filter(|column| before.column(&column.name).is_none()) {
-                statements.push(format!("ALTER TABLE {} DROP COLUMN {}", quoted(&table.name), quoted(&column.name)));
-            }
-        }
-    }
-    for shard in shards {
-        for statement in &statements {
-            undo_step(driver, registry, *shard, statement.clone()).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Runs a statement that undoes what this job did on a shard.
-pub(super) async fn undo_step(
-    driver: &Driver<'_>,
-    registry: &Registry,
-    shard: GroupId,
-    statement: String,
-) -> Result<(), Error> {
-    match step(driver, registry, shard, UNDO, vec![statement], false).await {
-        Ok(_) => Ok(()),
-        // An earlier try of this job has undone it.
-        Err(error) if error.code.class() == Class::Refused => Ok(()),
-        Err(error) => Err(error),
     }
 }
 

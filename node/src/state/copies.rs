@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::registry::{MAX_COPIED_BYTES, MAX_COPIED_ROWS, MAX_REFERENCE_RESULT_BYTES, quoted};
+use flotilla_shared::steps::WRITE_STEP;
 use flotilla_shared::value::Value;
 use flotilla_shared::wire::{CopiedRow, CopyState, CopyWrite, ShardReply, StatementResult};
 use rusqlite::config::DbConfig;
@@ -20,14 +21,14 @@ use super::ownership::Owned;
 use super::statements::{Halt, Moment};
 use super::steps::Reply;
 
-/// The one step of a write's job.
-const STEP: &str = "write";
-
 impl Machine {
     /// Runs a write on this shard's copies, unless it was run before.
     pub(super) fn write_copy(&mut self, draft: &mut Draft, write: &CopyWrite) -> Result<Reply, Halt> {
+        if let Some(why) = self.undone(write.job)? {
+            return Ok(Err(why));
+        }
         // First, for the request is remembered by then.
-        if let Some(kept) = self.kept(write.job, STEP)? {
+        if let Some(kept) = self.kept(write.job, WRITE_STEP)? {
             return Ok(Ok(kept));
         }
         if let Some(first) = write.request.and_then(|request| self.requests.find(request)) {
@@ -41,7 +42,7 @@ impl Machine {
             draft.moves = moves;
             return Ok(reply);
         }
-        let reply = self.once(write.job, STEP, || self.written(draft, write))?;
+        let reply = self.once(write.job, WRITE_STEP, || self.written(draft, write))?;
         if let Ok(ShardReply::Written { results, .. }) = &reply {
             for (placement, epoch) in &write.epochs {
                 let known = draft.ownership.placements.get(placement).cloned().unwrap_or_default();

@@ -58,6 +58,16 @@ impl Ownership {
         Ok(())
     }
 
+    /// Forgets what is owned of a placement.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn remove(&mut self, db: &Connection, placement: PlacementId) -> rusqlite::Result<()> {
+        db.prepare_cached("DELETE FROM _flotilla_ownership WHERE placement = ?1")?.execute([placement.0])?;
+        self.placements.remove(&placement);
+        Ok(())
+    }
+
     /// Does everything that a plan relies on hold here?
     ///
     /// # Errors

@@ -3,15 +3,32 @@
 //!
 //! Jobs run one at a time, in order of their ids. So a step of a job that is not known here, while a
 //! later job's is, comes late: its job has ended, and it is refused.
+//!
+//! A job may have two drivers for a while: a new one, and one that was superseded and whose calls still arrive. Each
+//! call of either may come at any moment, also after the end of the job. So undoing is a step like any other.
+//!
+//! # Invariants
+//! 1. A job that is undone here does nothing more here. The entry that undoes it also deletes the answers that were
+//!    kept of its steps, and keeps the reason in their place: a step that comes later is answered with that.
+//! 2. A job is undone here once; the second time it is answered alike, and nothing is run.
+//! 3. It is not undone once a later job was here, whether its own answers are still kept or not: objects of the
+//!    same names may be the later job's. The latest job that was here is never purged, so this is always known.
+//! 4. Of each job one shard decides whether it fails, by a step that only a job which will be done takes there
+//!    (`unless`): if it was taken the job is not undone there, and no driver goes on to undo it elsewhere; if the job
+//!    is undone there the step is refused ever after, so no driver comes to the end of the job. `jobs/undo.rs`
+//!    tells which shard that is.
+//! 5. What was not done here is not undone here: the statements that undo run only if the job's own did.
 
 use std::io;
 use std::sync::Arc;
 
 use flotilla_shared::closed::is_internal;
 use flotilla_shared::error::{Code, Error};
-use flotilla_shared::ids::{Epoch, JobId, SchemaVersion};
+use flotilla_shared::ids::{Epoch, JobId, PlacementId, SchemaVersion};
 use flotilla_shared::registry::{HOME, SchemaObject, SlotSet, quoted};
-use flotilla_shared::wire::{NewHome, ShardCommand, ShardReply, Statement};
+use flotilla_shared::steps::{REGISTER_STEP, SCHEMA_STEP, take_step};
+use flotilla_shared::wire::{JobAction, JobStep, NewHome, ShardCommand, ShardReply, Statement};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::apply::{Draft, Machine};
@@ -23,8 +40,11 @@ use super::statements::{self, Halt, Moment};
 /// Jobs whose answers are kept, so that a repeated step answers like the first.
 const KEPT_JOBS: i64 = 64;
 
-/// Steps under this id run every time: a job undoes with them what it did.
-const UNDO: JobId = JobId(0);
+/// No job has this id. Steps under it run every time; drivers no longer send any, logs may hold some.
+const NO_JOB: JobId = JobId(0);
+
+/// The step under which it is kept that a job was undone.
+const UNDONE: &str = "undone";
 
 pub(super) type Reply = Result<ShardReply, Error>;
 
@@ -32,20 +52,17 @@ impl Machine {
     /// Applies one step.
     pub(super) fn shard_step(&mut self, draft: &mut Draft, step: &ShardCommand, moment: Moment) -> Result<Reply, Halt> {
         match step {
-            ShardCommand::Own { placement, epoch, slots } => {
-                let known = draft.ownership.placements.get(placement).map(|owned| owned.epoch).unwrap_or_default();
-                if known < *epoch {
-                    draft.ownership.set(&self.db, *placement, Owned { epoch: *epoch, slots: slots.clone() })?;
-                }
-                Ok(Ok(ShardReply::Ok))
-            }
+            ShardCommand::Own { placement, epoch, slots } => self.own(draft, *placement, *epoch, slots),
             // What an earlier driver of the job has carried out here is no reason against the rest of it.
-            ShardCommand::Schema { job, sql, dry_run: true, .. } => match self.kept(*job, "schema")? {
-                Some(_) => Ok(Ok(ShardReply::Ok)),
-                None => self.dry_run(draft, sql, moment),
-            },
+            ShardCommand::Schema { job, sql, dry_run: true, .. } => {
+                match (self.undone(*job)?, self.kept(*job, SCHEMA_STEP)?) {
+                    (Some(why), _) => Ok(Err(why)),
+                    (None, Some(_)) => Ok(Ok(ShardReply::Ok)),
+                    (None, None) => self.dry_run(draft, sql, moment),
+                }
+            }
             ShardCommand::Schema { job, version, sql, dry_run: false } => {
-                let done = self.once(*job, "schema", || {
+                let done = self.once(*job, SCHEMA_STEP, || {
                     let done = self.schema(draft, sql, moment)?;
                     if done.is_ok() {
                         raise(draft, *version);
@@ -56,7 +73,7 @@ impl Machine {
                 Ok(done.and(Ok(ShardReply::Schema(schema_objects(&self.db)?))))
             }
             ShardCommand::Register { job, table, into, version } => {
-                self.once(*job, "register", || self.register(draft, table, into, *version))
+                self.once(*job, REGISTER_STEP, || self.register(draft, table, into, *version))
             }
             ShardCommand::WriteCopy(write) => self.write_copy(draft, write),
             ShardCommand::FillCopy { job, chunk, table, columns, rows, sequence } => {
@@ -65,7 +82,76 @@ impl Machine {
             ShardCommand::Move(step) => self.move_step(draft, step, moment),
             ShardCommand::Split(split) => self.split(draft, split),
             ShardCommand::Describe => Ok(Ok(ShardReply::Schema(schema_objects(&self.db)?))),
+            ShardCommand::Job(step) => self.job_step(draft, step, moment),
         }
+    }
+
+    fn job_step(&self, draft: &mut Draft, step: &JobStep, moment: Moment) -> Result<Reply, Halt> {
+        let job = step.job;
+        match &step.action {
+            JobAction::Undo { version, sql, unless, why } => {
+                if let Some(kept) = self.kept(job, UNDONE)? {
+                    return Ok(Ok(kept));
+                }
+                if let Some(late) = self.late(job)? {
+                    return Ok(Err(late));
+                }
+                if let Some(step) = unless
+                    && self.kept(job, step)?.is_some()
+                {
+                    return Ok(Ok(ShardReply::Ok));
+                }
+                if self.kept(job, SCHEMA_STEP)?.is_some() {
+                    if let Err(error) = self.undo(draft, sql, moment)? {
+                        return Ok(Err(error));
+                    }
+                    raise(draft, *version);
+                }
+                self.db.execute("DELETE FROM _flotilla_jobs WHERE job = ?1", [job.0 as i64])?;
+                let undone = ShardReply::Undone(why.clone());
+                self.keep(job, UNDONE, &undone)?;
+                Ok(Ok(undone))
+            }
+            JobAction::Take { placement, epoch, slots } => {
+                self.once(job, &take_step(*placement), || self.own(draft, *placement, *epoch, slots))
+            }
+            JobAction::Forget { placement } => {
+                self.once(job, &format!("forget {placement}"), || self.forget_placement(draft, *placement))
+            }
+        }
+    }
+
+    /// Runs the statements that undo. Foreign keys stay out of it: they had no say about what goes either, and rows
+    /// of a copy may refer to one another in any order.
+    fn undo(&self, draft: &mut Draft, sql: &[String], moment: Moment) -> Result<Reply, Halt> {
+        if sql.is_empty() {
+            return Ok(Ok(ShardReply::Ok));
+        }
+        self.db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
+        let undone = self.schema(draft, sql, moment);
+        self.db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
+        undone
+    }
+
+    fn own(&self, draft: &mut Draft, id: PlacementId, epoch: Epoch, slots: &SlotSet) -> Result<Reply, Halt> {
+        let known = draft.ownership.placements.get(&id).map(|owned| owned.epoch).unwrap_or_default();
+        if known < epoch {
+            draft.ownership.set(&self.db, id, Owned { epoch, slots: slots.clone() })?;
+        }
+        Ok(Ok(ShardReply::Ok))
+    }
+
+    /// Its id is never used again, so whoever still plans with it is refused for good.
+    fn forget_placement(&self, draft: &mut Draft, id: PlacementId) -> Result<Reply, Halt> {
+        if id == HOME {
+            return Ok(Err(Error::new(Code::Conflict, "the home placement stays")));
+        }
+        if draft.moves.are_of(id) {
+            let message = format!("slots of placement {id} are on their way at this moment");
+            return Ok(Err(Error::new(Code::Unavailable, message)));
+        }
+        draft.ownership.remove(&self.db, id)?;
+        Ok(Ok(ShardReply::Ok))
     }
 
     /// Runs a job's step unless it was run before, and keeps its answer if it succeeded.
@@ -75,26 +161,48 @@ impl Machine {
         step: &str,
         run: impl FnOnce() -> Result<Reply, Halt>,
     ) -> Result<Reply, Halt> {
-        if job == UNDO {
+        if job == NO_JOB {
             return run();
+        }
+        if let Some(why) = self.undone(job)? {
+            return Ok(Err(why));
         }
         if let Some(kept) = self.kept(job, step)? {
             return Ok(Ok(kept));
         }
-        let job = job.0 as i64;
-        let latest: Option<i64> = self.db.query_row("SELECT max(job) FROM _flotilla_jobs", [], |row| row.get(0))?;
-        if latest.is_some_and(|latest| job < latest) {
-            return Ok(Err(Error::new(Code::Conflict, format!("job {job} has ended: a later one was here"))));
+        if let Some(late) = self.late(job)? {
+            return Ok(Err(late));
         }
         let reply = run()?;
         if let Ok(reply) = &reply {
-            self.db.execute(
-                "INSERT INTO _flotilla_jobs (job, step, reply) VALUES (?1, ?2, ?3)",
-                (job, step, postcard::to_stdvec(reply).expect("replies encode")),
-            )?;
-            self.db.execute("DELETE FROM _flotilla_jobs WHERE job <= ?1", [job.saturating_sub(KEPT_JOBS)])?;
+            self.keep(job, step, reply)?;
         }
         Ok(reply)
+    }
+
+    /// Why nothing more is to be done for a job that has ended.
+    fn late(&self, job: JobId) -> Result<Option<Error>, Halt> {
+        let latest: Option<i64> = self.db.query_row("SELECT max(job) FROM _flotilla_jobs", [], |row| row.get(0))?;
+        let late = latest.is_some_and(|latest| (job.0 as i64) < latest);
+        Ok(late.then(|| Error::new(Code::Conflict, format!("job {job} has ended: a later one was here"))))
+    }
+
+    fn keep(&self, job: JobId, step: &str, reply: &ShardReply) -> Result<(), Halt> {
+        let job = job.0 as i64;
+        self.db.execute(
+            "INSERT INTO _flotilla_jobs (job, step, reply) VALUES (?1, ?2, ?3)",
+            (job, step, postcard::to_stdvec(reply).expect("replies encode")),
+        )?;
+        self.db.execute("DELETE FROM _flotilla_jobs WHERE job <= ?1", [job.saturating_sub(KEPT_JOBS)])?;
+        Ok(())
+    }
+
+    /// Why a job was undone here, if it was.
+    pub(super) fn undone(&self, job: JobId) -> Result<Option<Error>, Halt> {
+        match self.kept(job, UNDONE)? {
+            Some(ShardReply::Undone(why)) => Ok(Some(why)),
+            _ => Ok(None),
+        }
     }
 
     /// The answer of a step that was run before.

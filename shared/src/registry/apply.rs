@@ -122,6 +122,22 @@ pub enum MetaCommand {
         /// What putting them in answered.
         result: StatementResult,
     },
+    /// A job is about to change shards: what it relies on from here on. The first record stays.
+    BeginJob {
+        /// The job.
+        job: JobId,
+        /// The placement; none: a new one, whose id the answer tells.
+        placement: Option<PlacementId>,
+        /// The shards.
+        shards: Vec<GroupId>,
+    },
+    /// Ends a job as failed that has not begun.
+    GiveUp {
+        /// The job.
+        job: JobId,
+        /// Why.
+        error: Error,
+    },
 }
 
 /// What a finished job changes.
@@ -165,6 +181,17 @@ pub enum Effect {
     },
     /// A node left.
     NodeRemoved(NodeId),
+    /// A shard has a copy of a reference placement.
+    Copy {
+        /// The placement.
+        placement: PlacementId,
+        /// The shard.
+        shard: GroupId,
+        /// Its version now.
+        epoch: Epoch,
+    },
+    /// A placement has no table any more, and its shards have forgotten it.
+    Forget(PlacementId),
 }
 
 /// What a command answers.
@@ -209,10 +236,7 @@ impl Registry {
                 Ok(MetaReply::Ok)
             }
             MetaCommand::EndJob { job: job_id, state, error, effects, results } => {
-                if !effects.is_empty() && self.leave_under_way().is_some() {
-                    // What it found out about a shard may be over.
-                    return Err(Error::new(Code::Unavailable, "a table is being taken off a shard"));
-                }
+                self.check_effects(&effects)?;
                 let job = self.running_job(job_id)?;
                 if job.progress.as_ref().is_some_and(|progress| progress.is_under_way()) {
                     return Err(Error::new(Code::Conflict, format!("a move of job {} is under way", job.id)));
@@ -271,6 +295,8 @@ impl Registry {
             MetaCommand::Split { job, step } => self.change_split(at_us, job, step),
             MetaCommand::BeginFill { job } => self.begin_fill(at_us, job),
             MetaCommand::EndFill { job, result } => self.end_fill(job, result),
+            MetaCommand::BeginJob { job, placement, shards } => self.begin_job(job, placement, shards),
+            MetaCommand::GiveUp { job, error } => self.give_up(at_us, job, error),
         }
     }
 
@@ -431,7 +457,7 @@ impl Registry {
             }
             Effect::Epoch { placement, shard, epoch } => {
                 if let Some(placement) = self.placements.get_mut(&placement) {
-                    placement.epochs.insert(shard, epoch);
+                    placement.raise(shard, epoch);
                 }
             }
             Effect::NodeRemoved(node) => {
@@ -442,6 +468,14 @@ impl Registry {
                 self.left.retain(|(_, info)| info.node != node);
                 self.draining.remove(&node);
             }
+            Effect::Copy { placement, shard, epoch } => {
+                if let Some(placement) = self.placements.get_mut(&placement) {
+                    placement.owned.insert(shard, SlotSet::all(1));
+                    placement.raise(shard, epoch);
+                }
+                self.take_effect(Effect::Holds { placement, shard });
+            }
+            Effect::Forget(placement) => self.forget_placement(placement),
         }
     }
 }

@@ -261,7 +261,7 @@ pub struct Job {
     pub created_us: i64,
     /// When it ended, or 0.
     pub ended_us: i64,
-    /// The placement id reserved for it; a driver that starts over gets the same.
+    /// The placement that it works on, perhaps one that is still to be made; a driver that starts over gets the same.
     pub placement: Option<PlacementId>,
     /// What a write answered, statement by statement; of a job that made a table: what filling it answered.
     pub results: Vec<StatementResult>,

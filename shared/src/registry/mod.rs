@@ -7,6 +7,7 @@
 
 mod apply;
 mod balance;
+mod begin;
 mod distinct;
 mod fill;
 mod function;

@@ -166,6 +166,12 @@ impl Placement {
         self.epochs.get(&group).copied().unwrap_or_default()
     }
 
+    /// A shard's version is at least this. It never goes back: what is told late is over by then.
+    pub(super) fn raise(&mut self, shard: GroupId, epoch: Epoch) {
+        let known = self.epochs.entry(shard).or_default();
+        *known = (*known).max(epoch);
+    }
+
     /// May slots have changed their shard since the placement was made? Each that gave some up has raised
     /// its version.
     pub fn may_have_moved(&self) -> bool {

@@ -300,8 +300,8 @@ impl Registry {
                     let more = placement.owned.get(to).cloned().unwrap_or_default().union(slots);
                     placement.owned.insert(*from, left);
                     placement.owned.insert(*to, more);
-                    placement.epochs.insert(*from, from_epoch);
-                    placement.epochs.insert(*to, to_epoch);
+                    placement.raise(*from, from_epoch);
+                    placement.raise(*to, to_epoch);
                 }
                 let (slots, progress) = (moving.transfer.slots.len() as u64, self.progress(job)?);
                 progress.moving.retain(|moving| moving.id != id);
@@ -333,7 +333,7 @@ impl Registry {
                     placement.shards.retain(|other| *other != shard);
                     placement.owned.remove(&shard);
                     // Stays: versions go on from there if the shard ever gets the table again.
-                    placement.epochs.insert(shard, epoch);
+                    placement.raise(shard, epoch);
                 }
                 self.progress(job)?.leave = None;
             }
@@ -411,7 +411,8 @@ impl Registry {
     fn check_forget(&self, job: JobId, progress: &Progress, id: PlacementId, shard: GroupId) -> Result<Leave, Error> {
         let running = self.jobs.get(&job).is_some_and(|job| job.state == JobState::Running);
         let moved = self.moves().any(|other| other.transfer.from == shard || other.transfer.to == shard);
-        let allowed = running && progress.wish == Wish::Run && !moved && self.leave_under_way().is_none();
+        let relied_on = self.is_relied_on(Some(id), shard);
+        let allowed = running && progress.wish == Wish::Run && !moved && !relied_on && self.leave_under_way().is_none();
         let known = self.placements.get(&id).filter(|known| allowed && !self.keeps(known, shard));
         match known.filter(|known| self.leaving(known.id).contains(&shard)) {
             Some(_) => {
@@ -429,7 +430,8 @@ impl Registry {
             _ => false,
         });
         let moved = self.moves().any(|other| other.transfer.from == shard || other.transfer.to == shard);
-        let holds = self.placements.values().any(|placement| placement.shards.contains(&shard));
+        let holds = self.placements.values().any(|placement| placement.shards.contains(&shard))
+            || self.is_relied_on(None, shard);
         match asked && !moved && !holds && self.groups.contains_key(&shard) {
             true => self.check_departure(shard),
             false => Err(Error::new(Code::Conflict, format!("{shard} is not to be taken out now"))),
@@ -448,6 +450,9 @@ impl Registry {
             |shard: GroupId| self.moves().find(|other| other.transfer.from == shard || other.transfer.to == shard);
         if let Some(other) = busy(transfer.from).or_else(|| busy(transfer.to)) {
             return Err(Error::new(Code::Conflict, format!("move {} is under way", other.id)));
+        }
+        if self.is_joined(placement) {
+            return Err(Error::new(Code::Conflict, "a table is about to join the placement"));
         }
         let known = self.jobs.get(&job).filter(|job| job.state == JobState::Running);
         let options = known.and_then(|job| job.kind.move_options()).filter(|_| progress.wish == Wish::Run);

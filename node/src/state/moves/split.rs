@@ -18,7 +18,7 @@ use crate::state::steps::Reply;
 
 impl Moves {
     /// Are slots of this placement on their way to or from this shard?
-    fn are_of(&self, placement: PlacementId) -> bool {
+    pub(in crate::state) fn are_of(&self, placement: PlacementId) -> bool {
         self.open.as_ref().is_some_and(|open| open.set.placement.id == placement)
     }
 

@@ -13,6 +13,7 @@ mod reads;
 mod requests;
 mod rollback;
 mod steps;
+mod undo;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -80,9 +80,9 @@ fn late_steps_are_refused() {
     assert_eq!(replica.count("t"), Value::Integer(0));
 }
 
-/// A job undoes what it did by steps of no job: each runs every time.
+/// Steps of no job, of which logs may hold some, run every time.
 #[test]
-fn undoing_runs_every_time() {
+fn steps_of_no_job_run_every_time() {
     let (replica, mut log) = (Replica::new(), Log::new());
     names(&shard(&replica, &mut log, schema(5, "CREATE TABLE a (v)", false)));
     names(&shard(&replica, &mut log, schema(6, "CREATE TABLE b (v)", false)));
