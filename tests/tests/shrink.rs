@@ -60,6 +60,13 @@ async fn a_shard_leaves() {
     for country in ["de", "us", "fr", "us"] {
         session.execute("INSERT INTO people VALUES (?, 1)", json!([country])).await;
     }
+    // The values of a table that is dropped keep no shard.
+    session.execute("CREATE TABLE short (country TEXT NOT NULL)", json!([])).await;
+    let list = json!({ "table_name": "short", "shard_key": "country", "shard_func": "list",
+        "values": { "shard4": ["us"] } });
+    session.post("/table/register", list).await;
+    session.execute("INSERT INTO short VALUES ('us')", json!([])).await;
+    session.execute("DROP TABLE short", json!([])).await;
     let load = Load::start(&cluster.proxies, &accounts, MIX);
     load.progress(50, 2).await;
     let start = Instant::now();

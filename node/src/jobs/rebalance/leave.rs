@@ -1,9 +1,11 @@
 //! Tables leave a shard that has none of their slots any more, and a shard leaves the cluster.
 //!
 //! 1. *leave*, in the registry: names the tables, under a number of its own among the moves. From here until 3 no
-//!    other job goes on, and none ends that has looked at the shard before.
+//!    other job begins that relies on the shard or on the placement, and none that has begun is there. Other jobs go on,
+//!    also while the shard has no leader.
 //! 2. *forget*, at the shard: drops the tables and raises its version. A later driver asks again and gets the same
-//!    answer; a call that comes late, after the shard got the table again, gets it, too, and changes nothing.
+//!    answer; a call that comes late, after the shard got the table again, gets it, too, and changes nothing. If
+//!    somebody wishes to end the job the shard is asked to end this instead, and tells whether it was too late.
 //! 3. *left*, in the registry: the placement no longer names the shard. Until then a proxy that looks for a copy
 //!    there is refused and looks again.
 //!
@@ -13,7 +15,7 @@
 use flotilla_shared::error::Error;
 use flotilla_shared::ids::{GroupId, PlacementId};
 use flotilla_shared::moves::{MoveReply, MoveStep};
-use flotilla_shared::registry::{JobKind, JobState, Leave, MoveChange, Placement};
+use flotilla_shared::registry::{JobKind, JobState, Leave, MoveChange, Placement, Wish};
 
 use super::next::Next;
 use super::{Attempt, Ground, STEP, Worker, is_final, odd};
@@ -28,12 +30,17 @@ impl<G: Ground> Worker<'_, G> {
     pub(super) async fn forget(&self, leave: &Leave) -> Result<Attempt, Error> {
         let Leave { id, placement, shard, tables } = leave.clone();
         let copies = self.registry.placements.get(&placement).is_some_and(Placement::is_reference);
-        let step = MoveStep::Forget { id, placement, tables, copies };
+        let step = match self.progress.wish {
+            Wish::Cancel => MoveStep::Cancel { id },
+            Wish::Run | Wish::Pause => MoveStep::Forget { id, placement, tables, copies },
+        };
         let (reply, refused) = match self.ground.step(shard, step, STEP).await {
             Err(error) if is_final(&error) => {
                 (self.ground.step(shard, MoveStep::Cancel { id }, STEP).await?, Some(error))
             }
-            reply => (reply?, None),
+            // Nobody waits for it: other jobs take their turns.
+            Err(error) => return Ok(Attempt::Ahead(Some(error))),
+            Ok(reply) => (reply, None),
         };
         match (reply, refused) {
             (MoveReply::Forgotten { epoch }, _) => self.record(MoveChange::Left { id, epoch }).await?,

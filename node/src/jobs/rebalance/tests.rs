@@ -4,6 +4,7 @@
 
 mod checks;
 mod clients;
+mod leaving;
 mod options;
 
 use std::collections::BTreeMap;
