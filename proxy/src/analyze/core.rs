@@ -25,10 +25,8 @@ pub struct Item {
 /// One term of ORDER BY.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OrderTerm {
-    /// The expression.
+    /// The expression, with any COLLATE.
     pub expr: Span,
-    /// A collation named behind it.
-    pub collation: Option<String>,
     /// `ASC`, `DESC`, `NULLS FIRST`, `NULLS LAST`.
     pub suffix: Span,
 }
@@ -299,12 +297,7 @@ impl Reader<'_, '_> {
             end -= 1;
         }
         let suffix = end..span.end;
-        let mut collation = None;
-        if end >= span.start + 3 && tokens.is_word(end - 2, "COLLATE") {
-            collation = tokens.name(end - 1);
-            end -= 2;
-        }
-        OrderTerm { expr: span.start..end, collation, suffix }
+        OrderTerm { expr: span.start..end, suffix }
     }
 
     fn limit(&self, span: Option<Span>) -> (Option<Span>, Option<Span>) {

@@ -64,10 +64,10 @@ impl Shape {
             }
         } else if tokens.is_word(first, "DELETE") {
             reader.at += 2;
-            reader.table(&mut shape.sources)?;
+            reader.target(&mut shape.sources)?;
         } else if tokens.is_word(first, "UPDATE") {
             reader.at += if tokens.is_word(first + 1, "OR") { 3 } else { 1 };
-            reader.table(&mut shape.sources)?;
+            reader.target(&mut shape.sources)?;
             let from = reader.clause("FROM")?;
             if let Some(from) = from {
                 reader.at = from + 1;
@@ -160,6 +160,14 @@ impl Reader<'_, '_> {
             }
         }
         Some(found)
+    }
+
+    /// What is written: a table, also where a CTE has its name.
+    fn target(&mut self, sources: &mut Vec<Source>) -> Option<()> {
+        let ctes = std::mem::take(&mut self.ctes);
+        self.table(sources)?;
+        self.ctes = ctes;
+        Some(())
     }
 
     /// A table by name, with its alias and index hint.

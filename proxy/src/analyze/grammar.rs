@@ -53,6 +53,13 @@ pub fn read(tokens: &Tokens<'_>, first: usize) -> Option<Expr> {
     Parser { tokens, at: first, depth: 0 }.expr(OR)
 }
 
+/// Where the operand that starts at token `first` ends, without any COLLATE behind it. What begins with
+/// NOT reaches as far as NOT does.
+pub fn operand_end(tokens: &Tokens<'_>, first: usize) -> Option<usize> {
+    let mut parser = Parser { tokens, at: first, depth: 0 };
+    parser.prefix().map(|_| parser.at)
+}
+
 /// Is token `index` a name where SQLite expects a table or column?
 pub fn is_name(tokens: &Tokens<'_>, index: usize) -> bool {
     tokens.list.get(index).is_some_and(|token| matches!(token.kind, Kind::Word | Kind::Quoted))

@@ -14,6 +14,7 @@ pub mod grammar;
 pub mod insert;
 pub mod names;
 pub mod predicate;
+pub mod resolve;
 pub mod syntax;
 pub mod term;
 

@@ -1,14 +1,9 @@
-//! Which columns an expression names, and which table of its SELECT they belong to.
+//! Which names stand in an expression.
 //!
-//! Input: tokens of an expression and the [`Source`]s around it. Output: [`Name`]s with their
-//! [`Place`]. A name that could mean two things belongs nowhere; whoever asks then leaves the
-//! expression where it is.
+//! Input: tokens of an expression. Output: [`Name`]s; what they mean is found by
+//! [`resolve`](super::resolve).
 
-use std::collections::HashMap;
-
-use flotilla_shared::registry::Table;
-
-use super::core::{Source, Span, Walk};
+use super::core::{Span, Walk};
 use crate::lex::{Kind, Tokens};
 
 /// A column as an expression names it.
@@ -20,15 +15,6 @@ pub struct Name {
     pub qualifier: Option<String>,
     /// The column.
     pub column: String,
-}
-
-/// A column of a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Which source.
-    pub source: usize,
-    /// Which column; none for the rowid of a table without an alias for it.
-    pub column: Option<usize>,
 }
 
 /// What stands in the way of running an expression elsewhere than where it was written.
@@ -66,7 +52,9 @@ pub fn names(tokens: &Tokens<'_>, span: &Span) -> Names {
         let kind = tokens.list[at].kind;
         let here = at;
         at += 1;
-        if !matches!(kind, Kind::Word | Kind::Quoted) {
+        // `'t'.x` is a column: SQLite takes a text for a name there.
+        let qualifies = kind == Kind::Text && tokens.is_mark(at, ".");
+        if !matches!(kind, Kind::Word | Kind::Quoted) && !qualifies {
             continue;
         }
         let text = tokens.text(here);
@@ -102,7 +90,11 @@ pub fn names(tokens: &Tokens<'_>, span: &Span) -> Names {
             names.functions.push((here, lower));
             continue;
         }
-        names.volatile |= volatile && lower.starts_with("current_");
+        // A word of the clock is a function without parentheses.
+        if kind == Kind::Word && lower.starts_with("current_") && volatile && !tokens.is_mark(at, ".") {
+            names.volatile = true;
+            continue;
+        }
         if tokens.is_mark(at, ".") && at + 1 < span.end {
             let mut qualifier = lower;
             let mut last = at + 1;
@@ -134,85 +126,6 @@ fn is_fixed(tokens: &Tokens<'_>, function: &str, open: usize) -> bool {
     };
     let times = function != "strftime" || (open + 1..close).any(|at| tokens.is_mark(at, ","));
     open + 1 < close && times && (open + 1..close).all(fixed)
-}
-
-/// The tables of a SELECT by the names of its sources.
-pub struct Scope<'a> {
-    sources: &'a [Source],
-    tables: Vec<Option<&'a Table>>,
-}
-
-impl<'a> Scope<'a> {
-    /// The scope of these sources.
-    pub fn new(sources: &'a [Source], tables: &'a HashMap<String, Table>) -> Self {
-        let find = |source: &Source| source.table.as_ref().and_then(|name| tables.get(name));
-        Self { sources, tables: sources.iter().map(find).collect() }
-    }
-
-    /// The table of a source.
-    pub fn table(&self, source: usize) -> Option<&'a Table> {
-        self.tables[source]
-    }
-
-    /// Where a column belongs.
-    pub fn place(&self, name: &Name) -> Option<Place> {
-        let column_in = |source: usize| -> Option<Option<usize>> {
-            let table = self.tables[source]?;
-            if let Some(column) = table.column(&name.column) {
-                return Some(Some(column));
-            }
-            let rowid = ["rowid", "oid", "_rowid_"].iter().any(|alias| name.column.eq_ignore_ascii_case(alias));
-            rowid.then_some(table.rowid_alias)
-        };
-        let fits = |source: &usize| match &name.qualifier {
-            Some(qualifier) => self.sources[*source].known_as == *qualifier,
-            None => true,
-        };
-        // A column that USING or NATURAL merges with one that is not known here could be either.
-        let merged = self.sources.iter().any(|source| source.merges_columns);
-        if name.qualifier.is_none() && merged && self.tables.iter().any(Option::is_none) {
-            return None;
-        }
-        let mut found = (0..self.sources.len()).filter(fits).filter_map(|source| Some((source, column_in(source)?)));
-        match (found.next(), found.next()) {
-            (Some((source, column)), None) => Some(Place { source, column }),
-            _ => None,
-        }
-    }
-
-    /// The only source that an expression needs, if all its names belong to one. An expression
-    /// without names belongs to none.
-    pub fn only_source(&self, names: &Names) -> Option<usize> {
-        let mut only = None;
-        for name in &names.columns {
-            let place = self.place(name)?;
-            if *only.get_or_insert(place.source) != place.source {
-                return None;
-            }
-        }
-        only
-    }
-
-    /// How many sources.
-    pub fn count(&self) -> usize {
-        self.sources.len()
-    }
-
-    /// Could a name belong here, or is it certain that it does not?
-    pub fn knows(&self, name: &Name) -> bool {
-        match &name.qualifier {
-            Some(qualifier) => self.sources.iter().any(|source| source.known_as == *qualifier),
-            None => {
-                let rowid = ["rowid", "oid", "_rowid_"].iter().any(|alias| name.column.eq_ignore_ascii_case(alias));
-                rowid || self.has_column(&name.column) || self.tables.iter().any(Option::is_none)
-            }
-        }
-    }
-
-    /// Does any table have a column of that name?
-    pub fn has_column(&self, name: &str) -> bool {
-        self.tables.iter().flatten().any(|table| table.column(name).is_some())
-    }
 }
 
 /// The conjuncts of a condition: what AND joins at its top.

@@ -9,6 +9,7 @@ use flotilla_shared::registry::{Function, Placement, SlotSet, Table};
 use flotilla_shared::value::{Params, Value};
 use flotilla_shared::wire::Claim;
 
+use crate::analyze::resolve::scope::column_of;
 use crate::analyze::term::Term;
 use crate::mirror::Prepared;
 
@@ -17,13 +18,7 @@ pub const MAX_KEYS: usize = 1000;
 
 /// Does `name` mean column `index`? The rowid has names of its own unless a column takes them.
 pub fn is_column(table: &Table, index: usize, name: &str) -> bool {
-    match table.column(name) {
-        Some(found) => found == index,
-        None => {
-            table.rowid_alias == Some(index)
-                && ["rowid", "oid", "_rowid_"].iter().any(|alias| alias.eq_ignore_ascii_case(name))
-        }
-    }
+    column_of(table, name) == Some(Some(index))
 }
 
 /// The value of a term; none for one that must be computed.

@@ -11,7 +11,7 @@ use flotilla_shared::wire::{Claim, Statement};
 
 use super::keys::{by_owner, claim_all, claim_slots, merge_claims, sole_owner, stale};
 use super::route::{Keys, slots};
-use super::shape::gather::Gather;
+use super::shape::gather::{Gather, view_without_hints};
 use super::shape::{PARTS, Shape, TwoPhase, Why};
 use super::{Input, Part, Plan, as_written, one_or, pinned_parts, placement};
 
@@ -245,7 +245,7 @@ fn gathered(input: Input<'_>, registry: &Registry, gather: &Gather, reaches: &[R
     };
     if gather.views {
         let view = |object: &&SchemaObject| object.kind == "view";
-        merge.setup.extend(registry.objects.iter().filter(view).map(|object| object.sql.clone()));
+        merge.setup.extend(registry.objects.iter().filter(view).map(|object| view_without_hints(&object.sql)));
     }
     for pulled in &gather.tables {
         let table = registry.table(&pulled.table).ok_or_else(|| stale(format!("{} is not known", pulled.table)))?;

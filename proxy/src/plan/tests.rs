@@ -1,6 +1,7 @@
 //! Plans as text, over a cluster of three shards with home tables, sharded tables and a composite
 //! key.
 
+mod answers;
 mod fuzz;
 mod hostile;
 mod placements;

@@ -33,10 +33,7 @@ fn clauses() {
     assert_eq!(core.group_by.iter().map(|span| text(&t, span)).collect::<Vec<_>>(), ["a", "lower(b)"]);
     assert_eq!(text(&t, core.having.as_ref().unwrap()), "n > 1");
     let term = &core.order_by[0];
-    assert_eq!(
-        (text(&t, &term.expr), term.collation.as_deref(), text(&t, &term.suffix)),
-        ("x", Some("NOCASE"), "DESC NULLS LAST")
-    );
+    assert_eq!((text(&t, &term.expr), text(&t, &term.suffix)), ("x COLLATE NOCASE", "DESC NULLS LAST"));
     assert_eq!((text(&t, core.limit.as_ref().unwrap()), text(&t, core.offset.as_ref().unwrap())), ("?", "5"));
     assert_eq!(cores.len(), 3);
     assert!(cores[1].nested && cores[2].nested);

@@ -14,7 +14,8 @@ use flotilla_shared::slot::Affinity;
 use super::text::{Swap, Template, Writer};
 use super::{Why, declared};
 use crate::analyze::core::{Core, Join, Span};
-use crate::analyze::names::{Scope, conjuncts, names};
+use crate::analyze::names::{Name, conjuncts, names};
+use crate::analyze::resolve::Scope;
 use crate::lex::{Kind, Tokens};
 use crate::mirror::{Mirror, Prepared};
 
@@ -89,17 +90,45 @@ impl Gather {
 /// The indexes that `INDEXED BY` names need not be among those of the merge database.
 fn without_hints(prepared: &Prepared) -> Option<Template> {
     let tokens = Tokens::read(&prepared.sql).ok()?;
-    let hint = |at: usize| match tokens.is_word(at, "INDEXED") && tokens.is_word(at + 1, "BY") {
-        true => Some((at..at + 3, String::new())),
-        false => (tokens.is_word(at, "NOT") && tokens.is_word(at + 1, "INDEXED")).then(|| (at..at + 2, String::new())),
-    };
-    let hints: Vec<Swap> = (0..tokens.list.len()).filter_map(hint).collect();
+    let hints = hints(&tokens);
     if hints.is_empty() {
         return None;
     }
     let mut writer = Writer::new(&tokens);
     writer.copy_with(&(0..tokens.list.len()), &hints);
     Some(writer.finish())
+}
+
+/// The definition of a view without its hints.
+pub fn view_without_hints(sql: &str) -> String {
+    let Ok(tokens) = Tokens::read(sql) else { return sql.to_owned() };
+    let mut text = sql.to_owned();
+    for (span, _) in hints(&tokens).iter().rev() {
+        text.replace_range(tokens.list[span.start].span.start..tokens.list[span.end - 1].span.end, "");
+    }
+    text
+}
+
+/// Where hints about indexes stand.
+fn hints(tokens: &Tokens<'_>) -> Vec<Swap> {
+    let hint = |at: usize| match tokens.is_word(at, "INDEXED") && tokens.is_word(at + 1, "BY") {
+        true => Some((at..at + 3, String::new())),
+        false => is_not_indexed(tokens, at).then(|| (at..at + 2, String::new())),
+    };
+    (0..tokens.list.len()).filter_map(hint).collect()
+}
+
+/// Words behind which `NOT indexed` is an expression over a column of that name; behind a table it is a hint.
+const BEFORE_EXPRESSIONS: &str = "ALL AND BETWEEN BY CASE DISTINCT ELSE ESCAPE FROM GLOB HAVING IN IS LIKE LIMIT MATCH NOT \
+    OFFSET ON OR REGEXP RETURNING SELECT SET THEN VALUES WHEN WHERE";
+
+fn is_not_indexed(tokens: &Tokens<'_>, at: usize) -> bool {
+    let behind_name = at.checked_sub(1).is_some_and(|before| match tokens.list[before].kind {
+        Kind::Word => !BEFORE_EXPRESSIONS.split_ascii_whitespace().any(|word| tokens.is_word(before, word)),
+        Kind::Quoted | Kind::Text => true,
+        _ => false,
+    });
+    behind_name && tokens.is_word(at, "NOT") && tokens.is_word(at + 1, "INDEXED")
 }
 
 /// Columns that USING joins by, in lower case: SQLite does not report that it reads them on the right side.
@@ -148,10 +177,8 @@ fn pulled(mirror: &Mirror, prepared: &Prepared, name: &str, condition: Option<&T
     };
     let mut columns: Vec<String> =
         table.columns.iter().filter(|column| is_read(&column.name)).map(|column| quoted(&column.name)).collect();
-    // The rowid of a table that lives whole on one shard is the one that SQLite would show.
-    let rowid = read.is_some_and(|read| read.contains("rowid")) && table.column("rowid").is_none();
-    if rowid && table.rowid_alias.is_none() && table.key.is_empty() {
-        columns.insert(0, "rowid".to_owned());
+    if read.is_some_and(|read| read.contains("rowid")) {
+        columns.splice(0..0, rowid(mirror, table));
     }
     let indexes = indexes(mirror, table, &columns);
     let results = if columns.is_empty() { "NULL".to_owned() } else { columns.join(", ") };
@@ -166,6 +193,19 @@ fn pulled(mirror: &Mirror, prepared: &Prepared, name: &str, condition: Option<&T
         filtered: condition.is_some(),
         indexes,
     }
+}
+
+/// The name by which the rowid of a table is pulled. That of a table that lives whole on one shard is the one
+/// that SQLite would show; of a sharded one, each shard has its own. SQLite reports `rowid` for it, whatever
+/// name was used, and also for a column that is called so.
+fn rowid(mirror: &Mirror, table: &Table) -> Option<String> {
+    if table.rowid_alias.is_some() || !table.key.is_empty() {
+        return None;
+    }
+    let name = ["rowid", "_rowid_", "oid"].into_iter().find(|name| table.column(name).is_none())?;
+    // Not every table has one.
+    mirror.prepare(&format!("SELECT {name} FROM {}", quoted(&table.name))).ok()?;
+    Some(name.to_owned())
 }
 
 /// The table as the merge database has it: all columns, since `*` and names must mean the same; their
@@ -254,6 +294,6 @@ fn on_its_own(tokens: &Tokens<'_>, scope: &Scope<'_>, source: usize, span: &Span
     if found.subquery || found.volatile || found.columns.is_empty() || scope.only_source(&found) != Some(source) {
         return None;
     }
-    let bare = |name: &crate::analyze::names::Name| (name.span.clone(), quoted(&name.column));
+    let bare = |name: &Name| (name.span.clone(), quoted(&name.column));
     Some(found.columns.iter().filter(|name| name.qualifier.is_some()).map(bare).collect())
 }

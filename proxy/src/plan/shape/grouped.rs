@@ -11,10 +11,14 @@
 use flotilla_shared::slot::{Affinity, Collation};
 
 use super::text::{Swap, Writer};
-use super::{PARTS, Query, TwoPhase, Why, declared, finishes, is_literal};
-use crate::analyze::core::{Item, OrderTerm, Span, Walk};
+use super::{PARTS, Query, TwoPhase, Why, declared, finishes};
+use crate::analyze::core::{OrderTerm, Span, Walk};
+use crate::analyze::resolve::Meaning;
+use crate::analyze::resolve::same::same;
+use crate::analyze::resolve::scope::meaning;
+use crate::analyze::resolve::terms::Term;
 use crate::analyze::syntax::AGGREGATES;
-use crate::lex::{Kind, Tokens};
+use crate::lex::Tokens;
 
 /// Is the function whose name is at `at` an aggregate? With several arguments min and max compare these.
 pub fn is_aggregate(tokens: &Tokens<'_>, at: usize, name: &str) -> bool {
@@ -138,19 +142,10 @@ enum Leftover {
 impl Builder<'_, '_> {
     fn group(&mut self, span: &Span) -> Option<()> {
         let query = self.query;
-        let items = &query.core.items;
-        let mut span = span.clone();
-        if span.len() == 1 {
-            let at = span.start;
-            if query.tokens.list[at].kind == Kind::Number {
-                let index: usize = query.tokens.text(at).parse().ok()?;
-                span = items.get(index.checked_sub(1)?)?.expr.clone();
-            } else if let Some(name) = query.tokens.name(at)
-                && !query.scope.has_column(&name)
-            {
-                span = self.alias(&name)?.expr.clone();
-            }
-        }
+        let span = match query.terms().group(span)? {
+            Term::Result(index) => query.results.get(index)?.expr.clone()?,
+            Term::Expr(span) => span,
+        };
         let names = query.names(&span);
         let aggregates = names.functions.iter().any(|(at, name)| is_aggregate(query.tokens, *at, name));
         if names.subquery || names.volatile || names.columns.is_empty() || aggregates || !query.resolves(&names) {
@@ -171,47 +166,22 @@ impl Builder<'_, '_> {
         Some(())
     }
 
-    fn alias(&self, name: &str) -> Option<&Item> {
-        self.query
-            .core
-            .items
-            .iter()
-            .find(|item| item.alias.as_ref().is_some_and(|alias| alias.eq_ignore_ascii_case(name)))
-    }
-
     /// The group that an expression is.
     fn group_of(&self, span: &Span) -> Option<usize> {
         let query = self.query;
-        let tokens = query.tokens;
-        let place = |span: &Span| match query.names(span).columns.as_slice() {
-            [name] if name.span == *span => query.scope.place(name),
-            _ => None,
-        };
-        let wanted = place(span);
-        self.groups.iter().position(|group| match (group.is_column, &wanted) {
-            (true, Some(wanted)) => place(&group.span) == Some(*wanted),
-            (true, None) => false,
-            (false, _) => {
-                group.span.len() == span.len()
-                    && group
-                        .span
-                        .clone()
-                        .zip(span.clone())
-                        .all(|(a, b)| tokens.text(a).eq_ignore_ascii_case(tokens.text(b)))
-            }
-        })
+        self.groups.iter().position(|group| same(query.tokens, &query.frame, &group.span, span))
     }
 
     fn order(&mut self, term: &OrderTerm) -> Result<Vec<Swap>, Why> {
-        let (query, at) = (self.query, term.expr.start);
-        if term.expr.len() == 1 {
-            let number = query.tokens.list[at].kind == Kind::Number;
-            let alias = query.tokens.name(at).is_some_and(|name| self.alias(&name).is_some());
-            if number || alias {
-                return Ok(vec![]);
+        let sorting = self.query.terms().order(&term.expr).ok_or("a term of ORDER BY is not clear")?;
+        match sorting.term {
+            // The last query has the same results by the same names and numbers.
+            Term::Result(index) => {
+                let collation = sorting.collation.map(|name| format!(" COLLATE \"{}\"", name.replace('"', "\"\"")));
+                Ok(vec![(term.expr.clone(), format!("{}{}", index + 1, collation.unwrap_or_default()))])
             }
+            Term::Expr(_) => self.swaps(&term.expr, &Leftover::None),
         }
-        self.swaps(&term.expr, &Leftover::None)
     }
 
     /// What replaces grouping expressions and aggregates in an expression.
@@ -243,12 +213,11 @@ impl Builder<'_, '_> {
             let group = self.group_of(&name.span).filter(|group| self.groups[*group].is_column);
             match group {
                 Some(group) => swaps.push((name.span.clone(), group_name(group))),
-                None if is_literal(&name.column) && !query.scope.has_column(&name.column) => (),
-                None if matches!(leftover, Leftover::Alias)
-                    && name.qualifier.is_none()
-                    && !query.scope.has_column(&name.column)
-                    && self.alias(&name.column).is_some() => {}
-                None => return Err("a column stands outside of GROUP BY and of aggregates"),
+                None => match meaning(query.tokens, &[&query.frame], name) {
+                    Some(Meaning::Literal) => (),
+                    Some(Meaning::Alias(_)) if matches!(leftover, Leftover::Alias) => (),
+                    _ => return Err("a column stands outside of GROUP BY and of aggregates"),
+                },
             }
         }
         swaps.sort_by_key(|(swapped, _)| swapped.start);

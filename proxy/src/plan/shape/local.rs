@@ -11,7 +11,9 @@ use flotilla_shared::registry::HOME;
 
 use super::Why;
 use crate::analyze::core::{Core, Join, Span};
-use crate::analyze::names::{Name, Place, Scope, conjuncts, names};
+use crate::analyze::names::{Name, conjuncts, names};
+use crate::analyze::resolve::scope::meaning;
+use crate::analyze::resolve::{Frame, Meaning, Place, Scope};
 use crate::lex::Tokens;
 use crate::mirror::Schema;
 
@@ -91,24 +93,23 @@ pub fn nested(
             return Err("a subquery is more than a plain SELECT");
         }
         let sources = core.sources.as_deref().ok_or(APART)?;
-        let scope = Scope::new(sources, &schema.tables);
+        let inside = Frame::new(core, &schema.tables).ok_or(APART)?;
+        let scope = &inside.scope;
         // Of copies, every shard has all.
         let copies = (0..scope.count()).all(|n| scope.table(n).is_some_and(|t| schema.is_reference(t.placement)));
         if copies {
             continue;
         }
-        if placement(tokens, core, &scope, schema)? != wanted || sources.iter().any(|source| source.join != Join::Inner)
+        if placement(tokens, core, scope, schema)? != wanted || sources.iter().any(|source| source.join != Join::Inner)
         {
             return Err(APART);
         }
         // The closest one first: that is where SQLite looks first for a name that is not found inside.
         let around = nested[..index].iter().rev().chain([outer]).filter(|around| around.end >= core.end);
-        let around: Vec<Scope<'_>> = around
-            .map(|around| around.sources.as_deref().map(|sources| Scope::new(sources, &schema.tables)))
-            .collect::<Option<_>>()
-            .ok_or(APART)?;
-        let linked =
-            core.condition.as_ref().is_some_and(|condition| is_linked(tokens, condition, &scope, &around, wanted));
+        let around: Vec<Frame<'_>> =
+            around.map(|around| Frame::new(around, &schema.tables)).collect::<Option<_>>().ok_or(APART)?;
+        let frames: Vec<&Frame<'_>> = [&inside].into_iter().chain(&around).collect();
+        let linked = core.condition.as_ref().is_some_and(|condition| is_linked(tokens, condition, &frames, wanted));
         if !linked {
             return Err(APART);
         }
@@ -117,41 +118,29 @@ pub fn nested(
 }
 
 /// Does a condition equate all shard keys of a table inside with those of one in a scope around it?
-fn is_linked(
-    tokens: &Tokens<'_>,
-    condition: &Span,
-    inside: &Scope<'_>,
-    around: &[Scope<'_>],
-    wanted: PlacementId,
-) -> bool {
+fn is_linked(tokens: &Tokens<'_>, condition: &Span, frames: &[&Frame<'_>], wanted: PlacementId) -> bool {
     let sharded = |scope: &Scope<'_>| -> Vec<usize> {
         (0..scope.count()).filter(|n| scope.table(*n).is_some_and(|table| table.placement == wanted)).collect()
     };
-    let places = |name: &Name| match inside.place(name) {
-        Some(place) => (Some(place), None),
-        // A name that SQLite would find inside, or that could be two things there, is not one around it.
-        None if inside.knows(name) => (None, None),
-        None => {
-            let level = around.iter().position(|scope| scope.knows(name));
-            (None, level.and_then(|level| Some((level, around[level].place(name)?))))
-        }
+    let column = |name: &Name| match meaning(tokens, frames, name)? {
+        Meaning::Column(level, place) => Some((level, place)),
+        Meaning::Alias(_) | Meaning::Literal => None,
     };
     let pairs: Vec<(Place, (usize, Place))> = conjuncts(tokens, condition)
         .iter()
         .filter_map(|part| {
             let (left, right) = sides(tokens, part)?;
-            match (places(&left), places(&right)) {
-                ((Some(inner), None), (None, Some(outer))) | ((None, Some(outer)), (Some(inner), None)) => {
-                    Some((inner, outer))
-                }
+            match (column(&left)?, column(&right)?) {
+                ((0, inner), outer) | (outer, (0, inner)) if outer.0 > 0 => Some((inner, outer)),
                 _ => None,
             }
         })
         .collect();
+    let inside = &frames[0].scope;
     sharded(inside).iter().any(|inner| {
-        around.iter().enumerate().any(|(level, scope)| {
-            sharded(scope).iter().any(|outer| {
-                let (Some(a), Some(b)) = (inside.table(*inner), scope.table(*outer)) else { return false };
+        frames.iter().enumerate().skip(1).any(|(level, frame)| {
+            sharded(&frame.scope).iter().any(|outer| {
+                let (Some(a), Some(b)) = (inside.table(*inner), frame.scope.table(*outer)) else { return false };
                 a.key.iter().zip(&b.key).all(|(left, right)| {
                     let left = Place { source: *inner, column: Some(*left) };
                     let right = Place { source: *outer, column: Some(*right) };

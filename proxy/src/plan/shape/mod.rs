@@ -27,7 +27,10 @@ use flotilla_shared::slot::{Affinity, Collation};
 use flotilla_shared::sqlite;
 
 use crate::analyze::core::{Core, Span, cores};
-use crate::analyze::names::{Names, Scope, names};
+use crate::analyze::names::{Names, names};
+use crate::analyze::resolve::scope::meaning;
+use crate::analyze::resolve::terms::{ResultColumn, Terms, is_star, place, results};
+use crate::analyze::resolve::{Frame, Meaning, Place, check};
 use crate::lex::Tokens;
 use crate::mirror::{Mirror, Prepared};
 use gather::Gather;
@@ -103,7 +106,8 @@ pub struct Query<'a> {
     tokens: &'a Tokens<'a>,
     core: &'a Core,
     nested: &'a [Core],
-    scope: Scope<'a>,
+    frame: Frame<'a>,
+    results: Vec<ResultColumn>,
     placement: PlacementId,
 }
 
@@ -115,17 +119,19 @@ impl<'a> Query<'a> {
         core: &'a Core,
         nested: &'a [Core],
     ) -> Result<Self, Why> {
-        let sources = core.sources.as_deref().ok_or("FROM holds more than tables and joins of them")?;
+        let tables = &mirror.schema.tables;
+        let frame = Frame::new(core, tables).ok_or("FROM holds more than tables and joins of them")?;
         if prepared.analysis.view.is_some() {
             return Err("it reads a view");
         }
         if core.window || tokens.has_word("OVER") {
             return Err("window functions need all rows");
         }
-        let scope = Scope::new(sources, &mirror.schema.tables);
-        let placement = local::placement(tokens, core, &scope, &mirror.schema)?;
+        let placement = local::placement(tokens, core, &frame.scope, &mirror.schema)?;
         local::nested(tokens, core, nested, &mirror.schema, placement)?;
-        Ok(Self { mirror, prepared, tokens, core, nested, scope, placement })
+        let results = results(tokens, core, &frame).ok_or("a star is not clear")?;
+        check::agrees(tokens, prepared, &results, core, nested, tables)?;
+        Ok(Self { mirror, prepared, tokens, core, nested, frame, results, placement })
     }
 
     fn shape(&self) -> Result<Shape, Why> {
@@ -153,13 +159,8 @@ impl<'a> Query<'a> {
 
     /// The column that an expression is, if it is nothing more.
     fn column(&self, span: &Span) -> Option<(&'a Table, usize)> {
-        let names = self.names(span);
-        let [name] = names.columns.as_slice() else { return None };
-        if name.span != *span {
-            return None;
-        }
-        let place = self.scope.place(name)?;
-        Some((self.scope.table(place.source)?, place.column?))
+        let place = place(self.tokens, &self.frame, span)?;
+        Some((self.frame.scope.table(place.source)?, place.column?))
     }
 
     /// The collation by which values of an expression compare, where that is certain.
@@ -174,15 +175,15 @@ impl<'a> Query<'a> {
             .columns
             .iter()
             .all(|name| {
-                let place = self.scope.place(name);
-                place.is_some_and(|place| {
-                    let table = self.scope.table(place.source);
-                    match (table, place.column) {
-                        (Some(table), Some(column)) => table.columns[column].compare.collation == Collation::Binary,
-                        (table, None) => table.is_some(),
-                        (None, _) => false,
+                let table = |source: usize| self.frame.scope.table(source);
+                match meaning(self.tokens, &[&self.frame], name) {
+                    Some(Meaning::Column(_, Place { source, column: Some(column) })) => {
+                        table(source).is_some_and(|t| t.columns[column].compare.collation == Collation::Binary)
                     }
-                })
+                    Some(Meaning::Column(_, Place { source, column: None })) => table(source).is_some(),
+                    Some(Meaning::Literal) => true,
+                    Some(Meaning::Alias(_)) | None => false,
+                }
             })
             .then_some(Collation::Binary)
     }
@@ -196,40 +197,29 @@ impl<'a> Query<'a> {
 
     /// What of an expression is not inside a SELECT of its own.
     fn outside(&self, span: &Span) -> Vec<Span> {
-        let (mut pieces, mut at) = (Vec::new(), span.start);
-        for core in self.nested.iter().filter(|core| span.contains(&core.start)) {
-            if core.start >= at {
-                pieces.push(at..core.start);
-                at = core.end;
-            }
-        }
-        pieces.push(at..span.end);
-        pieces
+        check::outside(span, self.nested)
     }
 
     fn resolves(&self, names: &Names) -> bool {
-        names.columns.iter().all(|name| self.scope.place(name).is_some() || is_literal(&name.column))
+        names.columns.iter().all(|name| {
+            matches!(meaning(self.tokens, &[&self.frame], name), Some(Meaning::Column(..) | Meaning::Literal))
+        })
+    }
+
+    /// What terms of ORDER BY and GROUP BY are told from.
+    fn terms(&self) -> Terms<'_> {
+        Terms { tokens: self.tokens, frame: &self.frame, results: &self.results }
     }
 
     /// Is there a star among the results?
     fn has_star(&self) -> bool {
-        self.core.items.iter().any(|item| self.is_star(&item.expr))
-    }
-
-    fn is_star(&self, span: &Span) -> bool {
-        let last = span.end - 1;
-        self.tokens.is_mark(last, "*") && (span.len() == 1 || self.tokens.is_mark(last - 1, "."))
+        self.core.items.iter().any(|item| is_star(self.tokens, &item.expr))
     }
 
     /// The text for one shard is one that the mirror takes.
     fn is_readable(&self, template: &Template) -> bool {
         self.mirror.prepare_own(&template.sql).is_ok_and(|prepared| prepared.readonly)
     }
-}
-
-/// `TRUE` and `FALSE` look like names.
-fn is_literal(name: &str) -> bool {
-    name.eq_ignore_ascii_case("true") || name.eq_ignore_ascii_case("false")
 }
 
 /// A declaration that compares by this collation and leaves values as they are.

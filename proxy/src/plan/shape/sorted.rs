@@ -9,16 +9,12 @@ use flotilla_shared::slot::{Affinity, Collation};
 
 use super::text::Writer;
 use super::{PARTS, Query, TwoPhase, Why, collation_name, declared, finishes};
-use crate::analyze::core::{Item, OrderTerm, Span};
-use crate::lex::Kind;
+use crate::analyze::core::Span;
+use crate::analyze::resolve::Place;
+use crate::analyze::resolve::terms::Term;
+use crate::lex::{Kind, Tokens};
 
 const COLLATION: Why = "the collation of a result or of a term of ORDER BY is not certain";
-
-/// A term of ORDER BY: a column of the parts, or an expression that becomes one.
-enum Term {
-    Column(usize),
-    Expr(Span),
-}
 
 /// The plan, if there is one.
 ///
@@ -41,8 +37,9 @@ pub fn plan(query: &Query<'_>) -> Result<TwoPhase, Why> {
     let mut extra: Vec<Span> = Vec::new();
     let mut order: Vec<String> = Vec::new();
     for term in &core.order_by {
-        let (name, collation) = match resolve(query, term).ok_or("a term of ORDER BY is not clear")? {
-            Term::Column(index) => (format!("c{index}"), result_collation(query, index)),
+        let sorting = query.terms().order(&term.expr).ok_or("a term of ORDER BY is not clear")?;
+        let (name, collation) = match sorting.term {
+            Term::Result(index) => (format!("c{index}"), result_collation(query, index)),
             Term::Expr(_) if core.distinct => return Err("DISTINCT is sorted by something else than its results"),
             Term::Expr(span) => {
                 let names = query.names(&span);
@@ -55,7 +52,7 @@ pub fn plan(query: &Query<'_>) -> Result<TwoPhase, Why> {
                 (name, query.collation(&span))
             }
         };
-        let collation = match &term.collation {
+        let collation = match &sorting.collation {
             Some(given) => format!("\"{}\"", given.replace('"', "\"\"")),
             None => collation_name(collation.ok_or(COLLATION)?).to_owned(),
         };
@@ -77,11 +74,7 @@ pub fn plan(query: &Query<'_>) -> Result<TwoPhase, Why> {
             let end = term.suffix.end;
             shard.push(if n == 0 { " ORDER BY " } else { ", " }).copy(&(term.expr.start..end));
         }
-        shard.push(" LIMIT CASE WHEN 0 + (").copy(limit).push(") < 0 THEN -1 ELSE (").copy(limit).push(")");
-        if let Some(offset) = &core.offset {
-            shard.push(" + max(0, (").copy(offset).push("))");
-        }
-        shard.push(" END");
+        shard_limit(query, &mut shard, limit, core.offset.as_ref())?;
     }
     let shard = shard.finish();
     let mut finish = Writer::new(query.tokens);
@@ -111,43 +104,52 @@ pub fn plan(query: &Query<'_>) -> Result<TwoPhase, Why> {
     }
 }
 
-/// What a term of ORDER BY means: a number or a name of a result before anything else.
-fn resolve(query: &Query<'_>, term: &OrderTerm) -> Option<Term> {
-    let (tokens, items) = (query.tokens, &query.core.items);
-    let span = &term.expr;
-    if span.len() == 1 {
-        let at = span.start;
-        if tokens.list[at].kind == Kind::Number {
-            let index: usize = tokens.text(at).parse().ok()?;
-            return (1..=query.prepared.columns.len()).contains(&index).then(|| Term::Column(index - 1));
-        }
-        if let Some(name) = tokens.name(at).filter(|_| tokens.list[at].kind != Kind::Text) {
-            let named = |item: &Item| item.alias.as_ref().is_some_and(|a| a.eq_ignore_ascii_case(&name));
-            if let Some(index) = items.iter().position(named) {
-                return Some(match query.has_star() {
-                    true => Term::Expr(items[index].expr.clone()),
-                    false => Term::Column(index),
-                });
-            }
-        }
+/// Rows that each shard gives: `limit + offset`, or all where there is no limit or the sum is over the range of
+/// integers. SQLite takes any value that numeric affinity makes an integer, and counts a negative offset
+/// as none; what it refuses, it refuses in the last query.
+fn shard_limit(query: &Query<'_>, shard: &mut Writer<'_, '_>, limit: &Span, offset: Option<&Span>) -> Result<(), Why> {
+    let names = [Some(limit), offset].into_iter().flatten().map(|span| query.names(span));
+    if names.into_iter().any(|names| names.volatile) {
+        return Err("LIMIT is not the same each time");
     }
-    // With DISTINCT only results can be sorted by: the same text is the same value.
-    let same = |item: &Item| {
-        item.expr.len() == span.len()
-            && item.expr.clone().zip(span.clone()).all(|(a, b)| tokens.text(a).eq_ignore_ascii_case(tokens.text(b)))
+    if let Some(rows) = literal_limit(query.tokens, limit, offset) {
+        shard.push(&format!(" LIMIT {rows}"));
+        return Ok(());
+    }
+    shard.push(" LIMIT (SELECT CASE WHEN l < 0 THEN -1 WHEN o <= 0 THEN l WHEN l > 9223372036854775807 - o THEN -1 ELSE l + o END FROM (SELECT ");
+    let number = |shard: &mut Writer<'_, '_>, span: &Span, otherwise: &str| {
+        shard.push("ifnull(CAST(CAST((").copy(span).push(&format!(") AS NUMERIC) AS INTEGER), {otherwise})"));
     };
-    match items.iter().position(same) {
-        Some(index) if !query.has_star() => Some(Term::Column(index)),
-        _ => Some(Term::Expr(span.clone())),
+    number(shard, limit, "-1");
+    shard.push(" AS l, ");
+    match offset {
+        Some(offset) => number(shard, offset, "0"),
+        None => {
+            shard.push("0");
+        }
     }
+    shard.push(" AS o))");
+    Ok(())
+}
+
+/// The same where both are plain digits.
+fn literal_limit(tokens: &Tokens<'_>, limit: &Span, offset: Option<&Span>) -> Option<i64> {
+    let number = |span: &Span| {
+        let digits = span.len() == 1 && tokens.list[span.start].kind == Kind::Number;
+        tokens.text(span.start).parse::<i64>().ok().filter(|_| digits)
+    };
+    let rows = number(limit)?.checked_add(offset.map_or(Some(0), number)?);
+    Some(rows.unwrap_or(-1))
 }
 
 /// The collation of a result.
 fn result_collation(query: &Query<'_>, index: usize) -> Option<Collation> {
-    if query.has_star() {
-        let (table, column) = query.prepared.origins.get(index)?.as_ref()?;
-        let table = query.mirror.schema.tables.get(table)?;
-        return Some(table.columns[table.column(column)?].compare.collation);
+    let result = query.results.get(index)?;
+    match (&result.expr, result.place) {
+        (Some(expr), _) => query.collation(expr),
+        (None, place) => {
+            let Place { source, column } = place?;
+            Some(query.frame.scope.table(source)?.columns[column?].compare.collation)
+        }
     }
-    query.collation(&query.core.items.get(index)?.expr)
 }

@@ -35,7 +35,7 @@ fn what_is_pushed_down() {
         ),
         (
             "SELECT name, count(*) n FROM users WHERE email > 'a' GROUP BY name HAVING n > 1 ORDER BY n DESC, name LIMIT 3 OFFSET 1",
-            r#"3x SELECT NULL, name , count (*) FROM users WHERE email > 'a' GROUP BY name | SELECT _flotilla_g0 , ifnull(sum(_flotilla_p0), 0) AS "n" FROM _flotilla_parts GROUP BY _flotilla_g0 HAVING n > 1 ORDER BY n DESC , _flotilla_g0 LIMIT 3 OFFSET 1"#,
+            r#"3x SELECT NULL, name , count (*) FROM users WHERE email > 'a' GROUP BY name | SELECT _flotilla_g0 , ifnull(sum(_flotilla_p0), 0) AS "n" FROM _flotilla_parts GROUP BY _flotilla_g0 HAVING n > 1 ORDER BY 2 DESC , 1 LIMIT 3 OFFSET 1"#,
         ),
         (
             "SELECT avg(total), sum(total) + 1, max(total) FILTER (WHERE o_id > 2) AS m FROM orders",
@@ -63,11 +63,11 @@ fn what_is_pushed_down() {
         ),
         (
             "SELECT DISTINCT name FROM accounts ORDER BY name LIMIT 2",
-            "3x SELECT DISTINCT name FROM accounts ORDER BY name LIMIT CASE WHEN 0 + ( 2 ) < 0 THEN -1 ELSE ( 2 ) END | SELECT DISTINCT c0 FROM _flotilla_parts ORDER BY c0 COLLATE NOCASE LIMIT 2",
+            "3x SELECT DISTINCT name FROM accounts ORDER BY name LIMIT 2 | SELECT DISTINCT c0 FROM _flotilla_parts ORDER BY c0 COLLATE NOCASE LIMIT 2",
         ),
         (
             "SELECT * FROM users ORDER BY name DESC NULLS LAST, id LIMIT 5",
-            "3x SELECT * , ( name ), ( id ) FROM users ORDER BY name DESC NULLS LAST , id LIMIT CASE WHEN 0 + ( 5 ) < 0 THEN -1 ELSE ( 5 ) END | SELECT c0, c1, c2 FROM _flotilla_parts ORDER BY o0 COLLATE BINARY DESC NULLS LAST, o1 COLLATE BINARY LIMIT 5",
+            "3x SELECT * FROM users ORDER BY name DESC NULLS LAST , id LIMIT 5 | SELECT c0, c1, c2 FROM _flotilla_parts ORDER BY c1 COLLATE BINARY DESC NULLS LAST, c0 COLLATE BINARY LIMIT 5",
         ),
         (
             "SELECT * FROM users u ORDER BY lower(u.name) COLLATE NOCASE",
@@ -75,7 +75,7 @@ fn what_is_pushed_down() {
         ),
         (
             "SELECT * FROM users LIMIT 1",
-            "3x SELECT * FROM users LIMIT CASE WHEN 0 + ( 1 ) < 0 THEN -1 ELSE ( 1 ) END | SELECT c0, c1, c2 FROM _flotilla_parts LIMIT 1",
+            "3x SELECT * FROM users LIMIT 1 | SELECT c0, c1, c2 FROM _flotilla_parts LIMIT 1",
         ),
         (
             "SELECT name AS n FROM users ORDER BY n",
@@ -113,7 +113,7 @@ fn what_is_pushed_down() {
         ),
         (
             "SELECT * FROM users WHERE id IN (1,2,3,4,5,6,7,8) ORDER BY id",
-            "3x SELECT * , ( id ) FROM users WHERE id IN (1,2,3,4,5,6,7,8) | SELECT c0, c1, c2 FROM _flotilla_parts ORDER BY o0 COLLATE BINARY",
+            "3x SELECT * FROM users WHERE id IN (1,2,3,4,5,6,7,8) | SELECT c0, c1, c2 FROM _flotilla_parts ORDER BY c0 COLLATE BINARY",
         ),
         (
             "SELECT * FROM users WHERE name IN (SELECT body FROM notes WHERE notes.id > users.id)",
@@ -129,7 +129,7 @@ fn what_is_pushed_down() {
         ),
         (
             "SELECT g, n FROM events ORDER BY g LIMIT ?2 OFFSET ?1",
-            "3x SELECT g, n FROM events ORDER BY g LIMIT CASE WHEN 0 + ( ?1 ) < 0 THEN -1 ELSE ( ?1 ) + max(0, ( ?2 )) END | SELECT c0, c1 FROM _flotilla_parts ORDER BY c0 COLLATE BINARY LIMIT ?1 OFFSET ?2",
+            "3x SELECT g, n FROM events ORDER BY g LIMIT (SELECT CASE WHEN l < 0 THEN -1 WHEN o <= 0 THEN l WHEN l > 9223372036854775807 - o THEN -1 ELSE l + o END FROM (SELECT ifnull(CAST(CAST(( ?1 ) AS NUMERIC) AS INTEGER), -1) AS l, ifnull(CAST(CAST(( ?2 ) AS NUMERIC) AS INTEGER), 0) AS o)) | SELECT c0, c1 FROM _flotilla_parts ORDER BY c0 COLLATE BINARY LIMIT ?1 OFFSET ?2",
         ),
         (
             "SELECT count(*) FROM orders WHERE total > 3 AND EXISTS (SELECT * FROM items WHERE items.o_id = orders.o_id AND price > 3)",
