@@ -38,7 +38,8 @@ pub fn read_first(bytes: &[u8]) -> Result<(Json, usize), String> {
 /// Numbers `-0` made `0`, in as many bytes: the parser makes a real of the former.
 fn without_minus_zero(bytes: &[u8]) -> Cow<'_, [u8]> {
     let ends = |at: usize| matches!(bytes.get(at), None | Some(b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r'));
-    let found = |at: usize| bytes[at..].starts_with(b"-0") && ends(at + 2);
+    let is_exponent = |at: usize| at > 0 && matches!(bytes[at - 1], b'e' | b'E');
+    let found = |at: usize| bytes[at..].starts_with(b"-0") && ends(at + 2) && !is_exponent(at);
     let Some(first) = (0..bytes.len()).find(|at| bytes[*at] == b'-' && found(*at)) else { return bytes.into() };
     let (mut exact, mut in_text, mut at) = (bytes.to_vec(), false, 0);
     while at < bytes.len() {
