@@ -1,8 +1,8 @@
 //! Expressions of a schema that must give the same value for ever: of indexes, CHECK constraints and generated columns.
 //!
 //! SQLite refuses `random()` and its like there when the object is made, but date functions that ask for the
-//! clock or the time zone only when a row meets them (sqlite3NotPureFunc in vdbeaux.c). On an empty table such an object
-//! is made, and then no row goes in. So these calls are refused here, in SQLite's words for them. A call
+//! clock or the time zone only when a row meets them (sqlite3NotPureFunc in vdbeaux.c). On an empty table such an
+//! object is made, and then no row goes in. So these calls are refused here, in SQLite's words for them. A call
 //! whose arguments only turn out to be `'now'` with a row is left to SQLite. `DEFAULT` may ask for the clock.
 
 use flotilla_shared::error::{Code, Error};

@@ -14,12 +14,12 @@ pub struct Local {
 }
 
 impl Local {
-    /// An empty one.
+    /// An empty one, with the functions that Flotilla's own connections have.
     ///
     /// # Panics
     /// When SQLite cannot make one.
     pub fn new() -> Self {
-        let db = Connection::open_in_memory().expect("a database in memory");
+        let db = flotilla_shared::sqlite::open_in_memory().expect("a database in memory");
         db.set_prepared_statement_cache_capacity(0);
         Self { db }
     }
