@@ -2,9 +2,9 @@
 //!
 //! A statement must mean the same wherever it runs: inside apply, on a node's reader, on the proxy's mirror, in
 //! its merge database, and where the proxy computes a constant. [`install`] gives a connection what it needs for that:
-//! one time zone for the whole process ([`local_time`]), math that gives the same bits on every host ([`math`]), and
-//! what sums over shards are made of ([`sums`]). It is called once for each connection
-//! that prepares or runs statements of clients.
+//! one time zone for the whole process ([`local_time`]), math that gives the same bits on every host ([`math`]),
+//! regular expressions ([`regexp`]), and what sums over shards are made of ([`sums`]). It is called once for each
+//! connection that prepares or runs statements of clients.
 //!
 //! To add an SQL function of our own: give it a module here with an `install(&Connection)`, and call that
 //! from [`install`]. A function that clients may not call has a name that begins with
@@ -13,6 +13,8 @@
 pub mod exact;
 pub mod local_time;
 pub mod math;
+pub mod pattern;
+pub mod regexp;
 pub mod sums;
 
 use std::ffi::c_int;
@@ -35,6 +37,7 @@ pub fn is_internal_function(name: &str) -> bool {
 pub fn install(db: &Connection) -> rusqlite::Result<()> {
     local_time::use_utc();
     math::install(db)?;
+    regexp::install(db)?;
     sums::install(db)
 }
 
