@@ -28,6 +28,14 @@ pub fn is_closed_function(name: &str) -> bool {
     CLOSED_FUNCTIONS.iter().any(|closed| closed.eq_ignore_ascii_case(name))
 }
 
+/// The PRAGMA that looks at rows: what it says of each shard is put together.
+pub const CHECK_PRAGMA: &str = "foreign_key_check";
+
+/// Is it [`CHECK_PRAGMA`]?
+pub fn is_check_pragma(name: &str) -> bool {
+    name.eq_ignore_ascii_case(CHECK_PRAGMA)
+}
+
 /// Does the name belong to Flotilla, in any case?
 pub fn is_internal(name: &str) -> bool {
     name.as_bytes()

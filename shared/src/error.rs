@@ -119,6 +119,8 @@ codes! {
     Internal = "internal", Unknown, 500;
     /// This replica cannot tell that what it holds is new enough for the read.
     NotFresh = "not_fresh", Retry, 503;
+    /// A statement before it in the same request failed.
+    NotRun = "not_run", Refused, 409;
 }
 
 impl Code {
@@ -154,6 +156,7 @@ impl Code {
             Self::Unavailable => "retry; a majority of the group's nodes must be up",
             Self::Timeout => "retry, raise `timeout`, or narrow the statement",
             Self::OutcomeUnknown => "repeat the request with the same Idempotency-Key: it is applied once at most",
+            Self::NotRun => "correct the statement that failed, and send this one with it",
             Self::ResultForgotten => "it was applied; read the rows to see what it did",
             Self::Storage => "look at the node's log; it may need a new disk",
             Self::Internal => "this is a fault of the program; its log says more",

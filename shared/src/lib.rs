@@ -24,6 +24,7 @@ pub mod moves;
 pub mod numeric;
 pub mod registry;
 pub mod rpc;
+pub mod script;
 pub mod slot;
 pub mod sqlite;
 pub mod stages;

@@ -10,6 +10,7 @@ use crate::leaders::BalancerStatus;
 pub use crate::members::{GroupMembers, MemberChange};
 use crate::moves::{MoveAnswer, MoveQuery, MoveReply, MoveStep};
 use crate::registry::{MetaCommand, MetaReply, Registry, SchemaObject, SlotSet, Split};
+use crate::script::{ScriptReply, ScriptStep};
 pub use crate::steps::{JobAction, JobStep};
 use crate::value::{Params, Value};
 
@@ -179,6 +180,8 @@ pub enum ShardCommand {
     Split(Split),
     /// A step that its job's id guards.
     Job(JobStep),
+    /// Runs a script, once per job.
+    Script(Box<ScriptStep>),
 }
 
 /// Where a table goes that leaves the home placement.
@@ -232,6 +235,8 @@ pub enum ShardReply {
     Split(Epoch),
     /// The job was undone here, for this reason.
     Undone(Error),
+    /// What a script answered.
+    Script(Box<ScriptReply>),
 }
 
 /// What a log entry holds.

@@ -22,6 +22,7 @@ mod pause;
 mod rebalance;
 mod register;
 mod schema;
+mod script;
 mod split;
 mod undo;
 mod write;
@@ -189,6 +190,7 @@ async fn take(driver: &Driver<'_>) -> Result<(), Error> {
             register::add_to_shard(driver, &registry, table, *shard).await.map(Done::from)
         }
         JobKind::Write(write) => write::run(driver, &registry, write).await,
+        JobKind::Script(script) => script::run(driver, &registry, script).await,
         JobKind::Split { .. } => match split::run(driver, driver.job).await {
             Ok(Splitting::Done) => Ok(Done::default()),
             Ok(Splitting::Moves) => return Ok(()),
@@ -228,9 +230,11 @@ impl From<Vec<Effect>> for Done {
 }
 
 /// Steps that were undone have raised the schema version of their shards; plans must reach it again.
-fn after_failure(kind: &JobKind) -> Done {
+fn after_failure(kind: &JobKind, error: &Error) -> Done {
     match kind {
-        JobKind::Schema { .. } | JobKind::Register(_) | JobKind::AddToShard { .. } => {
+        // No shard has heard of it; and one script that is planned anew must not make all others stale.
+        JobKind::Script(_) if error.code == Code::StaleRoute => Done::default(),
+        JobKind::Schema { .. } | JobKind::Register(_) | JobKind::AddToShard { .. } | JobKind::Script(_) => {
             vec![Effect::Schema { placements: vec![], objects: vec![], tables: vec![] }].into()
         }
         _ => Done::default(),

@@ -110,7 +110,7 @@ pub(super) async fn step(
 }
 
 /// What the registry learns from a shard's schema: everything that lives on that shard.
-fn effect(
+pub(super) fn effect(
     registry: &Registry,
     shard: GroupId,
     mut objects: Vec<SchemaObject>,

@@ -52,7 +52,10 @@ pub(super) async fn fail(driver: &Driver<'_>, error: Error) -> Result<(), Error>
             JobKind::Schema { .. } | JobKind::Register(_) | JobKind::AddToShard { .. } => {
                 driver.meta(MetaCommand::GiveUp { job: job.id, error }).await.map(drop)
             }
-            _ => driver.end(JobState::Failed, Some(error), after_failure(&job.kind)).await,
+            _ => {
+                let left = after_failure(&job.kind, &error);
+                driver.end(JobState::Failed, Some(error), left).await
+            }
         };
     };
     let mut why = error;
@@ -67,7 +70,8 @@ pub(super) async fn fail(driver: &Driver<'_>, error: Error) -> Result<(), Error>
             other => return Err(Error::new(Code::Internal, format!("a shard gave another answer: {other:?}"))),
         }
     }
-    driver.end(JobState::Failed, Some(why), after_failure(&job.kind)).await
+    let left = after_failure(&job.kind, &why);
+    driver.end(JobState::Failed, Some(why), left).await
 }
 
 /// `None` for a job that has not begun.

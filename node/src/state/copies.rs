@@ -138,7 +138,7 @@ impl rusqlite::ToSql for ValueText<'_> {
     }
 }
 
-fn result_bytes(result: &StatementResult) -> usize {
+pub(super) fn result_bytes(result: &StatementResult) -> usize {
     let values =
         |rows: &flotilla_shared::wire::Rows| rows.values.iter().flatten().map(Value::size_bytes).sum::<usize>();
     16 + result.rows.as_ref().map_or(0, values)

@@ -10,7 +10,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
-use flotilla_shared::closed::{is_closed_function, is_internal, is_read_pragma};
+use flotilla_shared::closed::{is_check_pragma, is_closed_function, is_internal, is_read_pragma};
 use flotilla_shared::error::{Code, Error};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
@@ -255,7 +255,7 @@ impl State {
             }
             A::Function { function_name } => !is_closed_function(function_name),
             A::Pragma { pragma_name, .. } => match read {
-                true => is_read_pragma(pragma_name),
+                true => is_read_pragma(pragma_name) || is_check_pragma(pragma_name),
                 false => schema && pragma_name.eq_ignore_ascii_case(SCHEMA_PRAGMA),
             },
             A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. } => {

@@ -3,7 +3,7 @@
 //! **Input**: committed entries, in order, from openraft. **Output**: one answer per entry, and rows
 //! for reads ([`reads`]). What the pieces are, in the order in which an entry meets them:
 //! [`machine`] takes a batch of entries from openraft; [`apply`] runs it inside one SQLite
-//! transaction, with [`statements`] for clients, [`steps`] for jobs, [`copies`] for reference tables and
+//! transaction, with [`statements`] for clients, [`steps`] for jobs, [`copies`] for reference tables, [`scripts`] for transactions that change the schema, and
 //! [`moves`] for slots on their way; [`world`] and [`vfs`] give it the
 //! time and randomness of its entry and nothing else; [`guard`] refuses what no client may run;
 //! [`requests`] remembers what was applied; [`ownership`] knows which slots are ours; [`store`] opens
@@ -35,6 +35,7 @@ pub mod ownership;
 pub mod pages;
 pub mod reads;
 pub mod requests;
+pub mod scripts;
 pub mod slot_function;
 pub mod statements;
 pub mod steps;

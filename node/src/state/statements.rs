@@ -196,7 +196,7 @@ fn run(db: &Connection, guard: &Guard, mode: Mode, statement: &Statement) -> Res
         return Err(Failure::Refused(error));
     }
     statement.params.bind(&mut prepared).map_err(Failure::Refused)?;
-    let readonly = prepared.readonly();
+    let before = db.total_changes();
     let rows = match prepared.column_count() {
         0 => {
             let mut rows = prepared.raw_query();
@@ -211,7 +211,9 @@ fn run(db: &Connection, guard: &Guard, mode: Mode, statement: &Statement) -> Res
     };
     Ok(StatementResult {
         last_insert_id: db.last_insert_rowid(),
-        rows_affected: if readonly { 0 } else { db.changes() },
+        // A statement that changes no row, a schema statement say, leaves the count of the one before it, which is
+        // no state.
+        rows_affected: if db.total_changes() == before { 0 } else { db.changes() },
         rows,
     })
 }

@@ -81,6 +81,7 @@ impl Machine {
             }
             ShardCommand::Move(step) => self.move_step(draft, step, moment),
             ShardCommand::Split(split) => self.split(draft, split),
+            ShardCommand::Script(step) => self.script(draft, step),
             ShardCommand::Describe => Ok(Ok(ShardReply::Schema(schema_objects(&self.db)?))),
             ShardCommand::Job(step) => self.job_step(draft, step, moment),
         }
@@ -289,13 +290,13 @@ impl Machine {
     }
 }
 
-fn raise(draft: &mut Draft, version: SchemaVersion) {
+pub(super) fn raise(draft: &mut Draft, version: SchemaVersion) {
     draft.applied.schema = draft.applied.schema.max(version);
 }
 
 /// What the guard cannot see while a statement is prepared: a table that was renamed to a name of
 /// ours, and columns that `CREATE TABLE … AS` gave random names.
-fn improper_names(db: &Connection, moves: &Moves) -> rusqlite::Result<Option<Error>> {
+pub(super) fn improper_names(db: &Connection, moves: &Moves) -> rusqlite::Result<Option<Error>> {
     let mut query = db.prepare("SELECT type, name FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?;
     let objects: Vec<(String, String)> =
         query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
@@ -322,7 +323,7 @@ fn improper_names(db: &Connection, moves: &Moves) -> rusqlite::Result<Option<Err
 }
 
 /// All schema objects that are not ours, in an order in which they can be created.
-fn schema_objects(db: &Connection) -> rusqlite::Result<Vec<SchemaObject>> {
+pub(super) fn schema_objects(db: &Connection) -> rusqlite::Result<Vec<SchemaObject>> {
     let mut query = db.prepare_cached(
         "SELECT type, name, tbl_name, sql FROM sqlite_schema
          WHERE sql IS NOT NULL AND name NOT LIKE '\\_flotilla\\_%' ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'

@@ -32,8 +32,18 @@ const AS_PARAMETERS: &[&str] =
     &["dry_run", "patience", "dead_after", "balance", "by", "max_bytes_per_second", "max_parallel"];
 
 /// Options of calls that run statements: in the body, as parameters, or as form fields.
-pub const SQL_OPTIONS: &[&str] =
-    &["transaction", "timeout", "level", "freshness", "allow_partial", "auto_route", "shard", "idempotency_key"];
+pub const SQL_OPTIONS: &[&str] = &[
+    "transaction",
+    "foreign_keys",
+    "stop_on_error",
+    "timeout",
+    "level",
+    "freshness",
+    "allow_partial",
+    "auto_route",
+    "shard",
+    "idempotency_key",
+];
 
 /// Parameters of calls that only show something.
 pub const SHOW_OPTIONS: &[&str] = &["timeout"];

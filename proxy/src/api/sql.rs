@@ -2,14 +2,16 @@
 //!
 //! A body is an object with `query` (or `sql`, or `q`) and `args`, or with `statements`, or just
 //! the list of statements. A statement of a list is a text, a list of text and arguments, or such an
-//! object. With `Accept: application/x-ndjson` one read is answered by a [`stream`]. A field or parameter
-//! that is not known, or given twice, is refused: left out in silence, `"transction": true` would run without
-//! a transaction.
+//! object. With `transaction` they take effect together, and `foreign_keys` may say what foreign keys do meanwhile;
+//! with `stop_on_error` none runs after one that failed. With `Accept: application/x-ndjson` one read is answered by
+//! a [`stream`]. A field or parameter that is not known, or given twice, is refused: left out in silence,
+//! `"transction": true` would run without a transaction.
 
 use bytes::Bytes;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::http::{self, HttpRequest, HttpResponse};
 use flotilla_shared::json;
+use flotilla_shared::script::ForeignKeys;
 use flotilla_shared::value::{Params, Value};
 use flotilla_shared::wire::Statement;
 use hyper::Method;
@@ -37,6 +39,11 @@ pub async fn run(proxy: &Proxy, reads_only: bool, mut request: HttpRequest) -> R
     let fields = fields(&request, body.as_ref())?;
     let options = fields.options(proxy, reads_only)?;
     let transaction = fields.flag("transaction")?.unwrap_or(false);
+    let stop_on_error = fields.flag("stop_on_error")?.unwrap_or(false);
+    let foreign_keys = foreign_keys(&fields)?;
+    if foreign_keys.is_some() && !transaction {
+        return Err(bad("`foreign_keys` is for a transaction").hint("set `transaction` to true as well"));
+    }
     let (statements, single) = match body {
         Some(body) => statements(body)?,
         None => (vec![from_query(&request)?], true),
@@ -58,8 +65,9 @@ pub async fn run(proxy: &Proxy, reads_only: bool, mut request: HttpRequest) -> R
         return Box::pin(stream::run(proxy, statement, &options)).await;
     }
     let outcomes = match (transaction && !statements.is_empty(), single) {
-        (true, _) => Box::pin(proxy.run_transaction(&statements, &options)).await?.into_iter().map(Ok).collect(),
+        (true, _) => Box::pin(proxy.run_unit(&statements, foreign_keys, &options)).await?.into_iter().map(Ok).collect(),
         (false, true) => vec![Ok(proxy.run(&statements[0], 0, &options).await?)],
+        (false, false) if stop_on_error => Box::pin(proxy.run_in_order(&statements, &options)).await,
         (false, false) => Box::pin(proxy.run_batch(&statements, &options)).await,
     };
     let known = Instant::now();
@@ -76,6 +84,20 @@ pub(super) fn fields<'a>(request: &'a HttpRequest, body: Option<&'a Json>) -> Re
     let statement: &[&str] = if body.is_some() { &[] } else { &["q", "args"] };
     let known = [statement, SQL_OPTIONS].concat();
     Fields::new(request, body).only(&known)
+}
+
+/// What foreign keys do in a transaction.
+fn foreign_keys(fields: &Fields<'_>) -> Result<Option<ForeignKeys>, Error> {
+    Ok(match fields.text("foreign_keys")?.as_deref() {
+        None => None,
+        Some("on") => Some(ForeignKeys::Enforced),
+        Some("off" | "deferred") => Some(ForeignKeys::Checked),
+        Some("unchecked") => Some(ForeignKeys::Unchecked),
+        Some(other) => {
+            return Err(bad(format!("`foreign_keys` is on, off, deferred or unchecked, not `{other}`"))
+                .hint("off and deferred check at the end; unchecked leaves that to PRAGMA foreign_key_check"));
+        }
+    })
 }
 
 pub(super) fn from_query(request: &HttpRequest) -> Result<Statement, Error> {

@@ -12,6 +12,7 @@ mod rebalance;
 mod recall;
 mod repeats;
 mod schema;
+mod scripts;
 mod split;
 mod stream;
 mod strict;

@@ -114,6 +114,19 @@ impl Proxy {
         outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect()
     }
 
+    /// Runs statements one by one up to the first that fails; those behind it are answered as not run. Each
+    /// waits for the one before it: shards that get several at once run them all.
+    pub(crate) async fn run_in_order(&self, statements: &[Statement], options: &Options) -> Vec<Outcome> {
+        let mut outcomes: Vec<Outcome> = Vec::with_capacity(statements.len());
+        for (index, statement) in statements.iter().enumerate() {
+            outcomes.push(match outcomes.last() {
+                Some(Err(_)) => Err(Error::new(Code::NotRun, "a statement before it failed")),
+                _ => self.run(statement, index as u64, options).await,
+            });
+        }
+        outcomes
+    }
+
     /// The write that a statement is, if it is one of a single shard.
     async fn for_wave(&self, index: usize, statement: &Statement, options: &Options) -> Result<Option<Waiting>, Error> {
         if options.shard.is_some() || options.reads_only {

@@ -7,16 +7,18 @@
 //!
 //! [`send`] talks to shards, [`stream`] pulls large results from them, [`batch`] runs several
 //! statements, [`transaction`] runs them together, [`staged`] reads rows and then writes them, [`once`]
-//! sees to it that this takes effect once, [`recall`] finds writes whose rows have moved apart, [`ddl`] makes jobs of schema statements, [`copies`] of writes
-//! to reference tables, [`keys`] hands out integer keys, [`merged`] finishes reads of several shards.
+//! sees to it that this takes effect once, [`recall`] finds writes whose rows have moved apart, [`ddl`] makes jobs of schema statements, [`script`] of transactions that change the schema, [`copies`] of writes
+//! to reference tables, [`keys`] hands out integer keys, [`check`] looks for rows that refer to nothing, [`merged`] finishes reads of several shards.
 
 pub mod batch;
+pub mod check;
 pub mod copies;
 pub mod ddl;
 pub mod keys;
 pub mod merged;
 pub mod once;
 pub mod recall;
+pub mod script;
 pub mod send;
 pub mod staged;
 pub mod stream;
@@ -324,6 +326,9 @@ impl Proxy {
 
     async fn run_local(&self, ready: &Ready, params: &Params, options: &Options) -> Result<Output, Error> {
         ready.prepared.check_args(params)?;
+        if ready.prepared.analysis.record.checks_rows {
+            return self.check_foreign_keys(ready, options).await.map(Output::Rows);
+        }
         self.metrics.planned(Plan::Local.class());
         // SQLite's plan alone would not tell that several shards take part.
         if let Some(sql) = analyze::explained(&ready.prepared.sql).filter(|_| ready.mirror.schema.has_sharded) {

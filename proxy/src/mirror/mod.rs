@@ -16,6 +16,7 @@ pub mod fold;
 pub mod record;
 pub mod schema;
 mod scratch;
+pub mod script;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use flotilla_shared::closed::{is_closed_function, is_internal, is_read_pragma};
+use flotilla_shared::closed::{is_check_pragma, is_closed_function, is_internal, is_read_pragma};
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::sqlite::is_internal_function;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -32,6 +32,8 @@ pub struct Record {
     pub accessors: BTreeSet<String>,
     /// A pragma that only reads.
     pub pragma: bool,
+    /// It is the one that looks at rows.
+    pub checks_rows: bool,
     /// A SELECT is part of it.
     pub select: bool,
     /// Why no client may run it.
@@ -71,6 +73,7 @@ impl Record {
         let refused = match context.action {
             A::Read { table_name, column_name } => {
                 let table = table_name.to_ascii_lowercase();
+                self.checks_rows |= table.strip_prefix("pragma_").is_some_and(is_check_pragma);
                 self.columns.entry(table.clone()).or_default().insert(column_name.to_ascii_lowercase());
                 self.reads.insert(table);
                 inside(table_name)
@@ -93,7 +96,8 @@ impl Record {
             }
             A::Pragma { pragma_name, .. } => {
                 self.pragma = true;
-                let known = is_read_pragma(pragma_name);
+                self.checks_rows |= is_check_pragma(pragma_name);
+                let known = is_read_pragma(pragma_name) || is_check_pragma(pragma_name);
                 (!known).then(|| forbidden(format!("PRAGMA {pragma_name} is not open to clients"), "table_info, index_list, foreign_key_list and other pragmas that only tell about the schema are"))
             }
             A::Function { function_name } => self.function(function_name),

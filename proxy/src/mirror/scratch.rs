@@ -157,9 +157,10 @@ fn keeps_key(table: &Table, db: &Connection) -> Result<(), Error> {
     }
 }
 
-type Objects = BTreeSet<(String, String, String, String)>;
+/// Kind, name, table and text of all objects of a schema.
+pub(super) type Objects = BTreeSet<(String, String, String, String)>;
 
-fn objects(db: &Connection) -> rusqlite::Result<Objects> {
+pub(super) fn objects(db: &Connection) -> rusqlite::Result<Objects> {
     let mut query = db.prepare("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?;
     query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?.collect()
 }

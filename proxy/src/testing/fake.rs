@@ -2,6 +2,8 @@
 //! value. It remembers request ids and checks claims as a real one does, carries out jobs at once,
 //! and can be told to lose answers or to hold the registry back.
 
+mod script;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
@@ -397,6 +399,7 @@ impl State {
             JobKind::Schema { sql, table } => self.schema(&sql, table.as_deref()).map(plain),
             JobKind::Register(registration) => self.register(&registration).map(plain),
             JobKind::Write(write) => self.write_copies(&write),
+            JobKind::Script(script) => self.script(&script),
             JobKind::Split { table, at, .. } => self.split(&table, &at).map(plain),
             _ => Ok(plain(vec![])),
         }
@@ -435,11 +438,15 @@ impl State {
 
     fn schema(&mut self, sql: &str, table: Option<&str>) -> Result<Vec<Effect>, Error> {
         let placement = table.and_then(|name| self.registry.table(name)).map_or(HOME, |table| table.placement);
-        let map = self.registry.placements[&placement].clone();
-        for shard in &map.shards {
+        for shard in &self.registry.placements[&placement].shards {
             self.shards[shard].db.execute_batch(sql).map_err(|error| Error::from_sqlite(&error))?;
         }
-        let db = &self.shards[&map.shards[0]].db;
+        self.effect(placement)
+    }
+
+    /// The schema of a placement, as its first shard has it.
+    fn effect(&self, placement: PlacementId) -> Result<Vec<Effect>, Error> {
+        let db = &self.shards[&self.registry.placements[&placement].shards[0]].db;
         let mut objects = Vec::new();
         let mut tables = Vec::new();
         let mut query = db

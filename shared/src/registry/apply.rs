@@ -9,6 +9,7 @@ use super::{
 };
 use crate::error::{Code, Error};
 use crate::ids::{Epoch, GroupId, JobId, NodeId, PlacementId, ReplicaId, RequestId, SchemaVersion};
+use crate::script::{MAX_SCRIPT_BYTES, MAX_SCRIPT_STATEMENTS, MAX_WAITING_SCRIPTS, SCRIPT_RESULTS_KEPT, Script};
 use crate::wire::StatementResult;
 
 /// A change of the registry. Each is idempotent or refuses to be applied twice.
@@ -257,8 +258,10 @@ impl Registry {
                 }
                 let job = self.running_job(job_id)?;
                 (job.state, job.error, job.ended_us, job.results) = (state, error, at_us, results);
-                if let JobKind::Write(write) = &mut job.kind {
-                    write.statements.clear();
+                match &mut job.kind {
+                    JobKind::Write(write) => write.statements.clear(),
+                    JobKind::Script(script) => script.statements.clear(),
+                    _ => (),
                 }
                 if state == JobState::Done {
                     (job.percent, job.step) = (100, "done".to_owned());
@@ -354,8 +357,10 @@ impl Registry {
             return Ok(MetaReply::Job(known.id));
         }
         kind.check_lists()?;
-        if let JobKind::Write(write) = &kind {
-            self.check_waiting(write)?;
+        match &kind {
+            JobKind::Write(write) => self.check_waiting(write)?,
+            JobKind::Script(script) => self.check_waiting_scripts(script)?,
+            _ => (),
         }
         self.counters.job += 1;
         let id = JobId(self.counters.job);
@@ -396,6 +401,19 @@ impl Registry {
         Ok(())
     }
 
+    /// Is there room for one more script?
+    fn check_waiting_scripts(&self, script: &Script) -> Result<(), Error> {
+        let waits = |job: &&Job| !job.ended() && matches!(job.kind, JobKind::Script(_));
+        let waiting = self.jobs.values().filter(waits).count();
+        if waiting >= MAX_WAITING_SCRIPTS {
+            return Err(Error::new(Code::Overloaded, format!("{waiting} scripts wait")).hint("retry later"));
+        }
+        match script.size_bytes() <= MAX_SCRIPT_BYTES && script.statements.len() <= MAX_SCRIPT_STATEMENTS {
+            true => Ok(()),
+            false => Err(Error::new(Code::TooLarge, "the script is too large")),
+        }
+    }
+
     pub(super) fn running_job(&mut self, id: JobId) -> Result<&mut Job, Error> {
         match self.jobs.get_mut(&id) {
             Some(job) if !job.ended() => Ok(job),
@@ -415,6 +433,8 @@ impl Registry {
         for id in gone.into_iter().flatten() {
             self.jobs.remove(&id);
         }
+        let scripts = self.jobs.values_mut().rev().filter(|job| matches!(job.kind, JobKind::Script(_)));
+        scripts.filter(|job| job.ended()).skip(SCRIPT_RESULTS_KEPT).for_each(|job| job.results.clear());
     }
 
     fn reserve_keys(&mut self, table: &str, count: u32, at_least: i64) -> Result<MetaReply, Error> {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Members, MoveOptions, Progress, ReplicaGoal, SlotSet};
 use crate::error::Error;
 use crate::ids::{GroupId, JobId, NodeId, PlacementId, RequestId, SchemaVersion};
+use crate::script::Script;
 use crate::value::Value;
 use crate::wire::{Statement, StatementResult};
 
@@ -181,6 +182,8 @@ pub enum JobKind {
         /// How they move.
         options: MoveOptions,
     },
+    /// Runs statements of one transaction on every shard of a placement, the schema's changes among them.
+    Script(Script),
 }
 
 impl JobKind {
@@ -236,6 +239,7 @@ impl JobKind {
             Self::RemoveShard { .. } => "remove_shard",
             Self::Remove { .. } => "remove",
             Self::Split { .. } => "split",
+            Self::Script(_) => "script",
         }
     }
 }

@@ -12,6 +12,7 @@ mod property;
 mod reads;
 mod requests;
 mod rollback;
+mod scripts;
 mod steps;
 mod undo;
 

@@ -18,7 +18,7 @@ impl Bench {
         results
     }
 
-    async fn answer(&self, sql: &str) -> Json {
+    pub(super) async fn answer(&self, sql: &str) -> Json {
         self.sql(sql, json!([])).await["values"].take()
     }
 }

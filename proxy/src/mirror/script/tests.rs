@@ -1,0 +1,143 @@
+//! Where transactions run, and what of them.
+
+use super::*;
+use crate::testing;
+
+fn tried(registry: &Registry, sql: &str) -> Result<Trial, Error> {
+    let statements: Vec<Statement> =
+        sql.split(";;").map(str::trim).filter(|one| !one.is_empty()).map(Statement::bare).collect();
+    try_script(registry, &statements, None)
+}
+
+fn registry() -> Arc<Registry> {
+    let ddl = "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT);
+               CREATE TABLE items (uid INTEGER REFERENCES users (id), n, PRIMARY KEY (uid, n));
+               CREATE TABLE home (a)";
+    testing::registry(3, ddl, &[("users", &["id"], 1), ("items", &["uid"], 1)])
+}
+
+/// sqlite3's dump, in an order in which children come first and two tables refer to each other.
+#[test]
+fn dumps() {
+    let trial = tried(
+        &registry(),
+        "PRAGMA foreign_keys=OFF;; CREATE TABLE c (id INTEGER PRIMARY KEY, p REFERENCES p (id));;
+         INSERT INTO c VALUES (1, 10);; CREATE TABLE IF NOT EXISTS \"p\" (id INTEGER PRIMARY KEY AUTOINCREMENT, c REFERENCES c);;
+         INSERT INTO p VALUES (10, unistr('a\\u000ab'));; DELETE FROM sqlite_sequence;; INSERT INTO sqlite_sequence VALUES ('p', 42);;
+         CREATE TRIGGER t AFTER INSERT ON p BEGIN INSERT INTO c VALUES (new.id, 'x; y'); END;;
+         CREATE INDEX i ON c (p) WHERE p IS NOT NULL;; CREATE VIEW v AS SELECT * FROM p JOIN c ON c.p = p.id;; SELECT * FROM v",
+    )
+    .unwrap();
+    assert_eq!((trial.placement, trial.foreign_keys), (HOME, ForeignKeys::Checked));
+    assert_eq!((trial.statements.len(), trial.roles.len()), (10, 11));
+    assert_eq!((trial.roles[0], trial.roles[1], trial.roles[2]), (Role::Setting, Role::Schema, Role::Write));
+    assert_eq!(trial.roles[10], Role::Rows);
+}
+
+/// What foreign keys do: as asked, by a PRAGMA, and where a table is dropped.
+#[test]
+fn foreign_keys() {
+    let registry = registry();
+    for (sql, expected) in [
+        ("CREATE TABLE t (a);; INSERT INTO t VALUES (1)", ForeignKeys::Enforced),
+        ("CREATE TABLE t (a);; DROP TABLE t", ForeignKeys::Checked),
+        ("PRAGMA main.defer_foreign_keys = 1;; CREATE TABLE t (a)", ForeignKeys::Checked),
+        ("PRAGMA foreign_keys(on);; PRAGMA defer_foreign_keys=OFF;; CREATE TABLE t (a)", ForeignKeys::Enforced),
+    ] {
+        assert_eq!(tried(&registry, sql).unwrap().foreign_keys, expected, "{sql}");
+    }
+    let asked = try_script(&registry, &[Statement::bare("DROP TABLE home")], Some(ForeignKeys::Unchecked)).unwrap();
+    assert_eq!(asked.foreign_keys, ForeignKeys::Unchecked);
+    for sql in ["PRAGMA foreign_keys", "PRAGMA journal_mode=OFF", "PRAGMA table_info(home)"] {
+        assert_eq!(tried(&registry, sql).unwrap_err().code, Code::Forbidden, "{sql}");
+    }
+}
+
+/// Tables of a sharded placement, with those colocated: made anew in several ways, on all its shards.
+#[test]
+fn sharded_tables() {
+    let registry = registry();
+    let users = registry.tables["users"].placement;
+    for sql in [
+        "CREATE TABLE n (id INTEGER PRIMARY KEY, name);; INSERT INTO n SELECT * FROM users;; DROP TABLE users;;
+         ALTER TABLE n RENAME TO users;; CREATE INDEX i ON users (name)",
+        "ALTER TABLE items RENAME TO old;; CREATE TABLE items (n, uid INTEGER, PRIMARY KEY (uid, n));;
+         INSERT INTO items (uid, n) SELECT uid, upper(n) FROM old WHERE n > 'a';; DROP TABLE old",
+        "CREATE TEMP TABLE n (m, uid INTEGER);; INSERT INTO n SELECT n, uid FROM items;; DROP TABLE items;;
+         CREATE TABLE items (uid INTEGER, n, m, PRIMARY KEY (uid, n));;
+         INSERT INTO items (n, uid) SELECT m, uid FROM n;; DROP TABLE n",
+        "ALTER TABLE users ADD COLUMN more;; UPDATE users SET more = name WHERE id > 3;; DELETE FROM users WHERE more IS NULL",
+    ] {
+        let trial = tried(&registry, sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        assert_eq!(trial.placement, users, "{sql}");
+        assert!(!trial.statements.iter().any(|statement| statement.sql.contains("TEMP")), "{sql}");
+    }
+}
+
+/// What would lose rows, keys or constraints, or read one shard's rows for all.
+#[test]
+fn refusals() {
+    let registry = registry();
+    let create = "CREATE TABLE n (id INTEGER PRIMARY KEY, name);;";
+    let end = ";; DROP TABLE users;; ALTER TABLE n RENAME TO users";
+    for insert in [
+        "INSERT INTO n SELECT id + 0, name FROM users",
+        "INSERT INTO n SELECT DISTINCT id, name FROM users",
+        "INSERT INTO n SELECT u.id, i.n FROM users u, items i",
+        "INSERT INTO n SELECT id, name FROM users UNION ALL SELECT 1, 2",
+        "INSERT INTO n (name) SELECT name FROM users",
+        "INSERT INTO n SELECT id, row_number() OVER () FROM users",
+        "INSERT INTO n SELECT id, name FROM users RETURNING id",
+        "INSERT INTO n SELECT id, (SELECT max(n) FROM items) FROM users",
+        "INSERT INTO n SELECT id, name FROM users;; UPDATE n SET name = (SELECT count(*) FROM users)",
+        "INSERT INTO n SELECT id, name FROM users;; UPDATE n SET id = id + 1",
+        "SELECT count(*) FROM users",
+    ] {
+        let error = tried(&registry, &format!("{create}{insert}{end}")).unwrap_err();
+        assert!(matches!(error.code, Code::Unroutable | Code::ShardKeyUpdate | Code::Conflict), "{insert}: {error}");
+    }
+    for (sql, code) in [
+        ("DROP TABLE users", Code::Unroutable),
+        ("ALTER TABLE users RENAME TO others", Code::Unroutable),
+        (
+            "CREATE TABLE z (a);; INSERT INTO z SELECT a FROM home;; INSERT INTO z SELECT id FROM users",
+            Code::Unroutable,
+        ),
+        ("CREATE TABLE z (a);; DELETE FROM users WHERE id IN (SELECT a FROM home)", Code::Unroutable),
+        ("INSERT INTO home SELECT id FROM users;; CREATE TABLE z (a)", Code::Unroutable),
+        ("CREATE TABLE z (a);; EXPLAIN SELECT 1", Code::Unroutable),
+        ("CREATE TABLE _flotilla_z (a)", Code::Forbidden),
+        ("CREATE TEMP TABLE z (a);; CREATE TABLE y (a)", Code::Unroutable),
+        ("CREATE TABLE z (a);; SAVEPOINT s", Code::Forbidden),
+        ("CREATE TABLE z (a);; ALTER TABLE z RENAME TO _flotilla_z", Code::Forbidden),
+        ("CREATE UNIQUE INDEX i ON users (name)", Code::UnsafeRegistration),
+        ("CREATE TABLE z (a);; INSERT INTO z VALUES (?)", Code::WrongArgCount),
+        ("ALTER TABLE users ADD COLUMN h REFERENCES home (a)", Code::UnsafeRegistration),
+        // What refers to the table is renamed with it, and would refer to nothing.
+        (
+            "ALTER TABLE users RENAME TO old;; CREATE TABLE users (id INTEGER PRIMARY KEY);;
+             INSERT INTO users SELECT id FROM old;; DROP TABLE old",
+            Code::UnsafeRegistration,
+        ),
+        ("CREATE TRIGGER t AFTER INSERT ON users BEGIN DELETE FROM items; END", Code::UnsafeRegistration),
+    ] {
+        let error = tried(&registry, sql).unwrap_err();
+        assert_eq!(error.code, code, "{sql}: {error}");
+    }
+    let error = tried(&registry, "CREATE TABLE z (a);; INSERT INTO y VALUES (1)").unwrap_err();
+    assert_eq!(error.message, "statement 2: no such table: y");
+}
+
+/// Frameworks note a migration in a table of their own, in the same transaction: that runs on the home shard.
+#[test]
+fn home_tables_beside_sharded_ones() {
+    let trial = tried(
+        &registry(),
+        "CREATE TABLE version (n);; INSERT INTO version VALUES (1);; CREATE TABLE n (id INTEGER PRIMARY KEY, name);;
+         INSERT INTO n SELECT id, name FROM users;; DROP TABLE users;; ALTER TABLE n RENAME TO users;;
+         UPDATE version SET n = 2;; INSERT INTO home SELECT n FROM version;; CREATE INDEX i ON users (name);; SELECT 1",
+    )
+    .unwrap();
+    assert_eq!(trial.placement, registry().tables["users"].placement);
+    assert_eq!(trial.home, [true, true, false, false, false, false, true, true, false, true]);
+}
