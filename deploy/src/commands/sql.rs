@@ -1,15 +1,23 @@
 //! `flotilla sql`: the shell, and scripts from `-c`, a file or standard input.
 //!
 //! Text is cut into statements ([`splitter`]), each goes to the call that takes it ([`classify`]),
-//! writes of a script in batches ([`script`]), and what comes back is printed ([`session`]).
+//! the statements of a transaction together ([`unit`]), other writes of a script in batches ([`script`]), and what comes back is printed ([`session`]).
 //! [`shell`] reads lines from a terminal, [`dot`] carries out the shell's own commands.
+//!
+//! A script means what it means to `sqlite3 -bail`: it stops at its first error, with exit code 1, and says which
+//! line that was; with `--keep-going` it goes on, as `sqlite3` does. BEGIN, COMMIT, ROLLBACK, savepoints and the
+//! PRAGMAs `foreign_keys` and `defer_foreign_keys` are honoured. The difference that stays: without such a PRAGMA
+//! foreign keys are enforced, which the `sqlite3` shell does not do unless it is told.
 
 mod classify;
 mod dot;
+mod load;
+mod loading;
 mod script;
 mod session;
 mod shell;
 mod splitter;
+mod unit;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -28,7 +36,7 @@ Examples:
   flotilla sql -c \"SELECT count(*) FROM users\"
   flotilla sql --json -c \"SELECT * FROM users WHERE id = 456\"
   sqlite3 old.db .dump | flotilla sql           load a database
-  flotilla sql --bail load.sql                  stop at the first error
+  flotilla sql < migration.sql                  stops at the first error; BEGIN … COMMIT is a transaction
 
 Exit code: 0 every statement worked, 1 some statement failed, 2 wrong usage.")]
 pub struct SqlArgs {
@@ -46,9 +54,12 @@ pub struct SqlArgs {
     /// How fresh reads are
     #[arg(long, value_enum, value_name = "LEVEL")]
     level: Option<Level>,
-    /// Stop at the first error. Statements are then sent one at a time, which is slower
+    /// Stop at the first error: what scripts and commands do anyway
     #[arg(long, visible_alias = "stop-on-error")]
     bail: bool,
+    /// Go on after an error; the exit code is 1 all the same. Statements then run faster, several at a time
+    #[arg(long, conflicts_with = "bail")]
+    keep_going: bool,
     /// Script to run; `-` is standard input, which is also the default when it is no terminal
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
@@ -96,7 +107,7 @@ async fn run_inner(args: SqlArgs) -> Result<(), CommandError> {
         _ => Mode::Table,
     };
     let mut session = Session::new(args.endpoint.client(), mode, args.level);
-    session.bail = args.bail;
+    session.bail = !args.keep_going;
     if !args.commands.is_empty() {
         session.style = Style::Command;
         for text in args.commands {
@@ -108,7 +119,11 @@ async fn run_inner(args: SqlArgs) -> Result<(), CommandError> {
     }
     let source = match args.file {
         Some(path) if path.as_os_str() != "-" => Source::file(&path).await?,
-        None if std::io::stdin().is_terminal() => return shell::run(session).await,
+        None if std::io::stdin().is_terminal() => {
+            // A person sees each error, and goes on.
+            session.bail = false;
+            return shell::run(session).await;
+        }
         _ => Source::stdin()?,
     };
     session.style = Style::Script;

@@ -29,11 +29,11 @@ pub fn kind(sql: &str) -> Kind {
     }
 }
 
-/// Is this one of the lines that frame sqlite3's `.dump`: `PRAGMA foreign_keys=OFF`,
-/// `BEGIN TRANSACTION`, `COMMIT`? Only in exactly these spellings: any other transaction
-/// statement in a script means something, and the server must refuse it.
-pub fn is_dump_frame(sql: &str) -> bool {
-    ["PRAGMA foreign_keys=OFF", "BEGIN TRANSACTION", "COMMIT"].iter().any(|frame| sql.eq_ignore_ascii_case(frame))
+/// Does the statement change the schema? Then it is sent alone: a request that is sent again must not meet a table
+/// of another statement of its own.
+pub fn changes_schema(sql: &str) -> bool {
+    let first = Words::new(sql).next().map(str::to_ascii_uppercase);
+    matches!(first.as_deref(), Some("CREATE" | "ALTER" | "DROP" | "REINDEX" | "ANALYZE"))
 }
 
 /// The words of a statement outside of parentheses, quotes and comments.
@@ -116,11 +116,12 @@ mod tests {
         }
     }
 
-    /// The frame of a dump in sqlite3's own spelling; nothing else.
+    /// After comments, in any case.
     #[test]
-    fn dump_frames() {
-        assert!(is_dump_frame("PRAGMA foreign_keys=OFF") && is_dump_frame("BEGIN TRANSACTION"));
-        assert!(is_dump_frame("COMMIT"));
-        assert!(!is_dump_frame("BEGIN") && !is_dump_frame("ROLLBACK") && !is_dump_frame("PRAGMA foreign_keys=ON"));
+    fn schema_statements() {
+        assert!(changes_schema("-- x\n create TABLE t (a)") && changes_schema("DROP VIEW v"));
+        assert!(
+            !changes_schema("INSERT INTO t VALUES ('CREATE')") && !changes_schema("WITH a AS (SELECT 1) DELETE FROM t")
+        );
     }
 }

@@ -36,7 +36,7 @@ for a statement.
 pub enum Flow {
     /// Yes.
     Continue,
-    /// `.quit`, or an error under `--bail`.
+    /// `.quit`, or an error that ends a script.
     Stop,
 }
 
@@ -156,10 +156,15 @@ async fn read(session: &mut Session, line: u64, path: &str) -> Result<Flow, Comm
         }
     };
     let outer_style = std::mem::replace(&mut session.style, super::Style::Script);
+    let outer = (session.bail, session.failed_before);
+    if outer_style == super::Style::Interactive {
+        (session.bail, session.failed_before) = (true, session.failed());
+    }
     session.depth += 1;
     let outcome = script::run(session, source).await;
     session.depth -= 1;
     session.style = outer_style;
+    (session.bail, session.failed_before) = outer;
     match outcome {
         // A shell stays open whatever a script met.
         Err(CommandError::Reported) if outer_style == super::Style::Interactive => Ok(Flow::Continue),

@@ -13,10 +13,13 @@ use super::classify::{self, Kind};
 use super::dot::{self, Flow};
 use super::session::{Session, Style};
 use super::splitter::{Piece, Splitter, Text};
+use super::unit::{Refusal, Step, Units};
 use crate::commands::CommandError;
 
 /// A batch is one entry of work for the server; more would not be faster, and a failed one is sent again.
 const MAX_BATCH_STATEMENTS: usize = 500;
+/// The same where each statement waits for the one before it: the server must be done within its deadline.
+const MAX_ORDERED_STATEMENTS: usize = 100;
 /// The body's limit: well below what the server takes.
 const MAX_BATCH_BYTES: usize = 1 << 20;
 /// What one statement costs in a body besides its text.
@@ -111,9 +114,8 @@ impl Batch {
         text.len() + escapes.sum::<usize>() + STATEMENT_OVERHEAD_BYTES
     }
 
-    fn fits(&self, cost: usize) -> bool {
-        self.statements.is_empty()
-            || self.statements.len() < MAX_BATCH_STATEMENTS && self.bytes + cost <= MAX_BATCH_BYTES
+    fn fits(&self, cost: usize, max_statements: usize) -> bool {
+        self.statements.is_empty() || self.statements.len() < max_statements && self.bytes + cost <= MAX_BATCH_BYTES
     }
 
     fn add(&mut self, statement: Text, cost: usize) {
@@ -127,7 +129,7 @@ impl Batch {
     }
 }
 
-/// Runs a script to its end, to `.quit`, or to its first error under `--bail`.
+/// Runs a script to its end, to `.quit`, or to its first error unless it shall keep going.
 ///
 /// # Errors
 /// When the input cannot be read or cut, or the cluster no longer answers. Statements that failed
@@ -146,7 +148,7 @@ pub async fn run(session: &mut Session, source: Source) -> Result<Flow, CommandE
 async fn run_pieces(session: &mut Session, mut source: Source) -> Result<Flow, CommandError> {
     let mut splitter = Splitter::default();
     let mut batch = Batch::default();
-    let mut told_of_frame = false;
+    let mut units = Units::new(session.keys_off);
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         let read = source
@@ -160,27 +162,10 @@ async fn run_pieces(session: &mut Session, mut source: Source) -> Result<Flow, C
             _ => splitter.feed(&chunk[..read], &mut pieces),
         };
         for piece in pieces {
-            let flow = match piece {
-                Piece::Statement(statement) => {
-                    if !source.is_text && classify::is_dump_frame(&statement.text) {
-                        if !std::mem::replace(&mut told_of_frame, true) {
-                            session.note(
-                                "note: skipping BEGIN TRANSACTION, COMMIT and PRAGMA foreign_keys=OFF of a dump; \
-                                 its statements run one by one, not as one transaction",
-                            );
-                        }
-                        continue;
-                    }
-                    take(session, &mut batch, statement).await?;
-                    Flow::Continue
-                }
-                Piece::Dot(command) => {
-                    batch.send(session).await?;
-                    Box::pin(dot::run(session, &command)).await?
-                }
-            };
+            let flow = run_piece(session, &mut units, &mut batch, piece).await?;
+            session.keys_off = units.keys_off;
             if flow.is_stop() || session.must_stop() {
-                return Ok(Flow::Stop);
+                return Ok(stopped(session, flow));
             }
         }
         if let Err(error) = cut {
@@ -189,6 +174,8 @@ async fn run_pieces(session: &mut Session, mut source: Source) -> Result<Flow, C
             return Ok(Flow::Continue);
         }
         if read == 0 {
+            let last = units.finish();
+            take_steps(session, &mut units, &mut batch, last).await?;
             batch.send(session).await?;
             return Ok(Flow::Continue);
         }
@@ -196,6 +183,91 @@ async fn run_pieces(session: &mut Session, mut source: Source) -> Result<Flow, C
             bar.inc(read as u64);
         }
     }
+}
+
+/// Says that the script did not run to its end.
+fn stopped(session: &Session, flow: Flow) -> Flow {
+    if session.must_stop() && session.style == Style::Script {
+        session.note("stopped at the first error: later lines were not run; --keep-going runs them");
+    }
+    if session.must_stop() { Flow::Stop } else { flow }
+}
+
+async fn run_piece(
+    session: &mut Session,
+    units: &mut Units,
+    batch: &mut Batch,
+    piece: Piece,
+) -> Result<Flow, CommandError> {
+    match piece {
+        Piece::Statement(statement) => {
+            let steps = units.take(statement);
+            take_steps(session, units, batch, steps).await?;
+            Ok(Flow::Continue)
+        }
+        Piece::Dot(command) if units.is_open() => {
+            batch.send(session).await?;
+            session.fail(command.line, &"error[usage]: a transaction is open; end it before this command");
+            Ok(Flow::Continue)
+        }
+        Piece::Dot(command) => {
+            let steps = Ok(units.end_region(true));
+            take_steps(session, units, batch, steps).await?;
+            batch.send(session).await?;
+            if session.must_stop() {
+                return Ok(Flow::Stop);
+            }
+            let flow = Box::pin(dot::run(session, &command)).await?;
+            units.keys_off = session.keys_off;
+            Ok(flow)
+        }
+    }
+}
+
+/// Does what the next statements come to.
+async fn take_steps(
+    session: &mut Session,
+    units: &mut Units,
+    batch: &mut Batch,
+    steps: Result<Vec<Step>, Refusal>,
+) -> Result<(), CommandError> {
+    let steps = match steps {
+        Ok(steps) => steps,
+        Err(Refusal { line, why }) => {
+            batch.send(session).await?;
+            if session.unload().await? {
+                units.abandon();
+            }
+            if !session.must_stop() {
+                session.fail(line, &format_args!("error[transaction]: {why}"));
+            }
+            return Ok(());
+        }
+    };
+    for step in steps {
+        if let Step::Alone(statement) = step {
+            take(session, batch, statement).await?;
+            continue;
+        }
+        batch.send(session).await?;
+        if session.must_stop() {
+            return Ok(());
+        }
+        match step {
+            Step::Unit(unit) => session.run_unit(&unit).await?,
+            Step::RolledBack(count, line) => session.rolled_back(count, line),
+            Step::Part(part) => {
+                if !session.load(&part).await? {
+                    units.abandon();
+                    return Ok(());
+                }
+            }
+            Step::Loaded(rest) => session.loaded(&rest).await?,
+            Step::Unload => drop(session.unload().await?),
+            Step::Alone(_) => (),
+        }
+    }
+    Ok(())
 }
 
 /// Puts a write into the batch, sends what is full, runs a read after the writes before it.
@@ -208,14 +280,18 @@ async fn take(session: &mut Session, batch: &mut Batch, statement: Text) -> Resu
         }
         return session.run_alone(&statement, kind).await;
     }
+    let max_statements = if session.bail { MAX_ORDERED_STATEMENTS } else { MAX_BATCH_STATEMENTS };
+    let apart = session.bail && classify::changes_schema(&statement.text);
     let cost = Batch::cost(&statement.text);
-    if !batch.fits(cost) {
+    if apart || !batch.fits(cost, max_statements) {
         batch.send(session).await?;
+        if session.must_stop() {
+            return Ok(());
+        }
     }
     batch.add(statement, cost);
-    // The server goes on after a failed statement of a batch, so `--bail` means one at a time. A
-    // person and `-c` want to see each statement's own time and result.
-    if session.bail || session.style != Style::Script {
+    // A person and `-c` want to see each statement's own time and result.
+    if apart || session.style != Style::Script {
         batch.send(session).await?;
     }
     Ok(())
@@ -230,15 +306,15 @@ mod tests {
     fn batches() {
         let text = |text: &str| Text { text: text.to_owned(), line: 1 };
         let mut batch = Batch::default();
-        assert!(batch.fits(2 * MAX_BATCH_BYTES));
+        assert!(batch.fits(2 * MAX_BATCH_BYTES, 500));
         for _ in 0..MAX_BATCH_STATEMENTS {
-            assert!(batch.fits(10));
+            assert!(batch.fits(10, 500));
             batch.add(text("x"), 10);
         }
-        assert!(!batch.fits(10));
+        assert!(!batch.fits(10, 500) && !batch.fits(10, 100));
         let mut batch = Batch::default();
         batch.add(text("x"), MAX_BATCH_BYTES - 10);
-        assert!(batch.fits(10) && !batch.fits(11));
+        assert!(batch.fits(10, 500) && !batch.fits(11, 500));
     }
 
     /// The estimate is never below what JSON needs.

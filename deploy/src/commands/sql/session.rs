@@ -13,7 +13,9 @@ use indicatif::ProgressBar;
 
 use super::Level;
 use super::classify::Kind;
+use super::load::Object;
 use super::splitter::Text;
+use super::unit::Unit;
 use crate::commands::output::{Mode, Results, StatementResult, count, render};
 use crate::commands::{CommandError, call, duration, parse};
 use crate::http_client::{Call, Client};
@@ -36,6 +38,12 @@ pub struct Session {
     pub level: Option<Level>,
     pub timer: bool,
     pub bail: bool,
+    /// Failures before the script at hand began.
+    pub failed_before: u64,
+    /// `PRAGMA foreign_keys=OFF` is in force.
+    pub keys_off: bool,
+    /// What the load at hand has made.
+    pub made: Vec<Object>,
     pub style: Style,
     /// Name of the script being read, for messages.
     pub script_name: Option<String>,
@@ -58,6 +66,9 @@ impl Session {
             level,
             timer: true,
             bail: false,
+            failed_before: 0,
+            keys_off: false,
+            made: vec![],
             style: Style::Interactive,
             script_name: None,
             depth: 0,
@@ -69,13 +80,12 @@ impl Session {
         }
     }
 
-    /// Has anything failed under `--bail`?
+    /// Has anything failed, and shall a script stop then?
     pub fn must_stop(&self) -> bool {
-        self.bail && self.failed > 0
+        self.bail && self.failed > self.failed_before
     }
 
     /// Statements that failed so far.
-    #[cfg(test)]
     pub fn failed(&self) -> u64 {
         self.failed
     }
@@ -129,9 +139,40 @@ impl Session {
 
     /// Sends writes as one body under one `Idempotency-Key`.
     pub async fn run_batch(&mut self, statements: &[Text]) -> Result<(), CommandError> {
-        let queries: Vec<_> = statements.iter().map(|text| serde_json::json!({ "query": text.text })).collect();
-        let body = serde_json::json!({ "statements": queries }).to_string();
-        let request = Call::post("/execute", body).with_key(RequestId::random().to_string());
+        let mut body = serde_json::json!({ "statements": queries(statements) });
+        if self.bail && statements.len() > 1 {
+            body["stop_on_error"] = true.into();
+        }
+        self.send_together(statements, &body).await
+    }
+
+    /// Sends the statements of a transaction, to take effect together.
+    pub async fn run_unit(&mut self, unit: &Unit) -> Result<(), CommandError> {
+        let mut body = serde_json::json!({ "statements": queries(&unit.statements), "transaction": true });
+        if unit.unenforced {
+            body["foreign_keys"] = "off".into();
+        }
+        let failed = self.failed;
+        let sent = self.send_together(&unit.statements, &body).await;
+        if self.failed > failed && sent.is_ok() {
+            let (first, last) = (unit.statements[0].line, unit.statements[unit.statements.len() - 1].line);
+            self.note(&format!("the transaction of lines {first} to {last} changed nothing"));
+        }
+        sent
+    }
+
+    /// A script took back what it had not sent.
+    pub fn rolled_back(&self, count: usize, line: u64) {
+        self.note(&format!("{}rolled back: {count} statements were not run", self.place(line)));
+    }
+
+    /// Sends a body with statements, under one `Idempotency-Key`.
+    pub(super) async fn send_together(
+        &mut self,
+        statements: &[Text],
+        body: &serde_json::Value,
+    ) -> Result<(), CommandError> {
+        let request = Call::post("/execute", body.to_string()).with_key(RequestId::random().to_string());
         let start = Instant::now();
         let reply = match call(&mut self.client, &request).await {
             Ok(reply) => reply,
@@ -139,7 +180,9 @@ impl Session {
         };
         let results: Results = parse(&reply)?;
         let elapsed = start.elapsed();
-        for (statement, result) in statements.iter().zip(&results.results) {
+        let not_run =
+            |result: &StatementResult| result.error.as_ref().is_some_and(|error| error.code == Code::NotRun.as_str());
+        for (statement, result) in statements.iter().zip(&results.results).filter(|(_, result)| !not_run(result)) {
             self.report(result, statement.line, elapsed);
         }
         if results.results.len() != statements.len() {
@@ -210,7 +253,11 @@ impl Session {
         self.note(&format!("{}{why}", self.place(line)));
     }
 
+    /// Of a line, or of the whole for 0.
     fn place(&self, line: u64) -> String {
+        if line == 0 {
+            return String::new();
+        }
         match (&self.script_name, self.style) {
             (Some(name), _) => format!("{name}:{line}: "),
             (None, Style::Script) => format!("line {line}: "),
@@ -242,6 +289,10 @@ impl Session {
             None => eprintln!("{text}"),
         }
     }
+}
+
+pub(super) fn queries(statements: &[Text]) -> Vec<serde_json::Value> {
+    statements.iter().map(|text| serde_json::json!({ "query": text.text })).collect()
 }
 
 fn summary(result: &StatementResult) -> String {

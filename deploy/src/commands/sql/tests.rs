@@ -59,12 +59,12 @@ async fn batches_of_one_mebibyte() {
     assert_eq!(sizes, [2, 1, 1, 1]);
 }
 
-/// Reads and writes keep their order; a dump's frame is not sent; comments are not either.
+/// Reads and writes keep their order; comments are not sent.
 #[tokio::test]
-async fn order_and_frames() {
+async fn order() {
     let server = TestServer::start(all_is_well).await;
-    let sql = "PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nCREATE TABLE t (a);\nINSERT INTO t VALUES (1);\n\
-               -- now read\nSELECT a FROM t;\nPRAGMA table_info(t);\nINSERT INTO t VALUES (2);\nCOMMIT;\n";
+    let sql = "CREATE TABLE t (a);\nINSERT INTO t VALUES (1);\n\
+               -- now read\nSELECT a FROM t;\nPRAGMA table_info(t);\nINSERT INTO t VALUES (2);\n";
     let (session, ran) = run_script(&server, false, sql).await;
     ran.unwrap();
     assert_eq!(session.done(), (5, 3));
@@ -74,6 +74,47 @@ async fn order_and_frames() {
     assert_eq!(seen[0].statements(), ["CREATE TABLE t (a)", "INSERT INTO t VALUES (1)"]);
     assert_eq!(seen[1].body["query"], "SELECT a FROM t");
     assert_eq!(seen[2].body["sql"], "PRAGMA table_info(t)");
+}
+
+/// A transaction is one request, between those before and after it; one that is rolled back is none; and what runs
+/// without foreign keys says so.
+#[tokio::test]
+async fn transactions_are_one_request() {
+    let server = TestServer::start(all_is_well).await;
+    let sql = "INSERT INTO t VALUES (1);\nBEGIN;\nUPDATE t SET a = 2;\nROLLBACK;\nBEGIN;\nINSERT INTO t VALUES (3);\n\
+               SELECT 1;\nCOMMIT;\nINSERT INTO t VALUES (4);\nPRAGMA foreign_keys=OFF;\nDROP TABLE t;\nPRAGMA foreign_keys=ON;\n";
+    let (session, ran) = run_script(&server, true, sql).await;
+    ran.unwrap();
+    assert_eq!(session.failed(), 0);
+    let seen = server.seen();
+    let bodies: Vec<String> = seen
+        .iter()
+        .map(|seen| format!("{:?} {} {}", seen.statements(), seen.body["transaction"], seen.body["foreign_keys"]))
+        .collect();
+    assert_eq!(
+        bodies,
+        [
+            r#"["INSERT INTO t VALUES (1)"] null null"#,
+            r#"["INSERT INTO t VALUES (3)", "SELECT 1"] true null"#,
+            r#"["INSERT INTO t VALUES (4)"] null null"#,
+            r#"["DROP TABLE t"] true "off""#,
+        ]
+    );
+}
+
+/// A transaction that makes no sense is not sent, and ends the script with a failure.
+#[tokio::test]
+async fn transactions_that_are_refused() {
+    for sql in [
+        "INSERT INTO a VALUES (1);\nBEGIN;\nINSERT INTO b VALUES (1);",
+        "INSERT INTO a VALUES (1); COMMIT; DROP TABLE a;",
+    ] {
+        let server = TestServer::start(all_is_well).await;
+        let (session, ran) = run_script(&server, true, sql).await;
+        ran.unwrap();
+        assert_eq!((session.failed(), session.done()), (1, (1, 1)), "{sql}");
+        assert_eq!(server.seen().len(), 1, "{sql}");
+    }
 }
 
 /// The leader is away, then the connection breaks after the write: the same key, until it is heard.
@@ -95,12 +136,19 @@ async fn retries_keep_their_key() {
     assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
 }
 
-/// A failed statement is counted and the script goes on; the command fails.
+/// A failed statement is counted; the script goes on or stops, and the command fails.
 #[tokio::test]
 async fn failures_are_counted() {
     let server = TestServer::start(|seen| {
-        let result =
-            |sql: &str| if sql.contains("bad") { refused("constraint") } else { json!({ "rows_affected": 1 }) };
+        let mut failed = false;
+        let result = |sql: &str| match () {
+            () if failed && seen.body["stop_on_error"] == json!(true) => refused("not_run"),
+            () if sql.contains("bad") => {
+                failed = true;
+                refused("constraint")
+            }
+            () => json!({ "rows_affected": 1 }),
+        };
         Answer::Json(200, json!({ "results": seen.statements().into_iter().map(result).collect::<Vec<_>>() }))
     })
     .await;
@@ -109,7 +157,7 @@ async fn failures_are_counted() {
     ran.unwrap();
     assert_eq!((session.failed(), session.done()), (2, (2, 2)));
     assert_eq!(session.verdict().unwrap_err().exit_code(), 1);
-    // Under --bail nothing is sent after the first failure.
+    // Nothing is run after the first failure.
     let (session, _) = run_script(&server, true, sql).await;
     assert_eq!((session.failed(), session.done()), (1, (1, 1)));
 }
@@ -166,6 +214,7 @@ fn arguments() {
     let parse = |line: &str| <Cli as clap::Parser>::try_parse_from(line.split(' ')).map(|cli| cli.args);
     let args = parse("sql --url http://h:1 -c x -c y --csv --stop-on-error --level none").unwrap();
     assert_eq!((args.commands.len(), args.csv, args.bail, args.level), (2, true, true, Some(Level::None)));
+    assert!(parse("sql --keep-going x.sql").unwrap().keep_going && parse("sql --keep-going --bail").is_err());
     assert!(parse("sql --json --csv").is_err());
     assert!(parse("sql -c x file.sql").is_err());
     assert!(parse("sql --url https://h").is_err());
