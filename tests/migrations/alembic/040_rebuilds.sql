@@ -41,8 +41,8 @@ INSERT INTO _alembic_tmp_play (id, title, author_id, acts, script, minutes) SELE
 FROM play;
 DROP TABLE play;
 ALTER TABLE _alembic_tmp_play RENAME TO play;
-CREATE INDEX ix_play_short ON play (minutes) WHERE minutes < 100;
 CREATE INDEX ix_play_title ON play (title);
+CREATE INDEX ix_play_short ON play (minutes) WHERE minutes < 100;
 CREATE TABLE _alembic_tmp_logline (
 	id BIGINT NOT NULL, 
 	kind TEXT DEFAULT 'info', 

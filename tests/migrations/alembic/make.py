@@ -5,7 +5,8 @@
 
 The statements come from SQLite's own trace, so PRAGMA, BEGIN and COMMIT are among them, and arguments stand
 in the text. What reads the schema only, for Alembic to know the table that it rebuilds, is left out.
-NNN_rows.sql are run between the versions, as they are. 030_offline.sql is what `alembic upgrade --sql` prints.
+NNN_rows.sql are run between the versions, as they are. Alembic orders the constraints of a rebuilt table
+another way in each run. 030_offline.sql is what `alembic upgrade --sql` prints.
 """
 
 import io

@@ -3,7 +3,7 @@
 //
 //   npm install @prisma/schema-engine-wasm@8.1.0-2.59be4fda12412a79eeb9c2ae727b6aa723593323 \
 //       @prisma/adapter-better-sqlite3@7 better-sqlite3@12
-//   node make.mjs FOLDER
+//   node make.mjs      in the folder with node_modules; the files come into the folder of this script
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
@@ -31,6 +31,6 @@ for (const name of steps) {
     const to = { tag: "schemaDatamodel", files };
     const filters = { externalTables: [], externalEnums: [] };
     const { stdout } = await engine.diff({ from, to, script: true, exitCode: null, shadowDatabaseUrl: null, filters });
-    if (!byHand.has(name)) writeFileSync(join(process.argv[2] ?? here, name.replace(".prisma", ".sql")), stdout);
+    if (!byHand.has(name)) writeFileSync(join(here, name.replace(".prisma", ".sql")), stdout);
     from = to;
 }
