@@ -4,14 +4,14 @@
 
 #[path = "migrations/dumps.rs"]
 mod dumps;
-#[path = "migrations/requests.rs"]
-mod requests;
 #[path = "migrations/scripts.rs"]
 mod scripts;
 #[path = "migrations/series.rs"]
 mod series;
 #[path = "migrations/state.rs"]
 mod state;
+#[path = "migrations/units.rs"]
+mod units;
 
 use std::collections::BTreeSet;
 
@@ -57,6 +57,13 @@ async fn run_all(frameworks: &[&'static str], way: Way) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn migrations_of_unsharded_tables() {
     run_all(&FRAMEWORKS, Way::Shell { sharded: false }).await;
+}
+
+/// The same, with every table registered that can be once it is there: by its key, beside its parent, or as a
+/// reference table where others refer to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn migrations_of_sharded_tables() {
+    run_all(&FRAMEWORKS, Way::Shell { sharded: true }).await;
 }
 
 /// A migration as one request. Rails is not among them: its temporary tables belong to a connection.
