@@ -30,13 +30,16 @@ struct Inner {
 
 struct World(Mutex<Inner>);
 
+/// Something that happens before one of the calls of a driver.
+type Strike<'a> = (usize, &'a (dyn Fn(&World) + Sync));
+
 /// What a driver's calls go through.
 struct Caller<'a> {
     world: &'a World,
     /// The call before which it waits.
     waits_at: Option<usize>,
     /// What happens before another one.
-    strikes: Option<(usize, &'a (dyn Fn(&World) + Sync))>,
+    strikes: Option<Strike<'a>>,
     calls: AtomicUsize,
     waits: Notify,
     goes_on: Notify,
@@ -223,7 +226,7 @@ async fn sharded() -> World {
 #[derive(Clone, Copy)]
 struct Meanwhile<'a> {
     /// What the first driver meets by itself, before one of its calls.
-    strikes: Option<(usize, &'a (dyn Fn(&World) + Sync))>,
+    strikes: Option<Strike<'a>>,
     before: &'a dyn Fn(&World),
     after: &'a dyn Fn(&World),
     /// Later jobs.
