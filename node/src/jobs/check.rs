@@ -1,7 +1,7 @@
 //! Whether a table may be registered as asked: a pure function of the registry and the request.
 //!
 //! Everything that would make rows of different shards depend on each other is refused with its reason:
-//! a UNIQUE set without the shard key, a foreign key that may lead to another shard, a trigger that
+//! a UNIQUE set without the shard key, or that compares it more coarsely, a foreign key that may lead to another shard, a trigger that
 //! looks beyond its row. What passes says how the table will lie.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::GroupId;
 use flotilla_shared::registry::{
     ForeignKey, Function, HOME, Placement, Registration, Registry, SlotSet, Spread, Table, mentions, row_only,
-    schema_database,
+    schema_database, unique_beyond_shard,
 };
 use flotilla_shared::slot::KeyColumn;
 
@@ -74,7 +74,7 @@ fn checked<'a>(registry: &'a Registry, registration: &Registration, decided: boo
     if lie.is_reference() {
         super::copy::check(registry, table)?;
     } else {
-        unique_sets(table, &key)?;
+        unique_sets(registry, table, &key)?;
     }
     let checked = Checked { table, key, lie };
     foreign_keys(registry, &checked)?;
@@ -113,17 +113,16 @@ fn key(table: &Table, registration: &Registration) -> Result<Vec<usize>, Error> 
     Ok(key)
 }
 
-fn unique_sets(table: &Table, key: &[usize]) -> Result<(), Error> {
-    for set in &table.unique {
-        let covers = |index: &usize| set.iter().any(|name| name.eq_ignore_ascii_case(&table.columns[*index].name));
-        if !key.iter().all(covers) {
-            return unsafe_because(
-                format!("UNIQUE ({}) does not contain the shard key", set.join(", ")),
-                "rows that must be unique together have to live on one shard: shard by a column of it",
-            );
-        }
+fn unique_sets(registry: &Registry, table: &Table, key: &[usize]) -> Result<(), Error> {
+    let db = schema_database(&registry.objects)?;
+    let beyond = unique_beyond_shard(&db, table, key).map_err(|error| Error::from_sqlite(&error))?;
+    match beyond.into_iter().next() {
+        None => Ok(()),
+        Some(why) => unsafe_because(
+            why,
+            "rows that must be unique together have to live on one shard: shard by a column of it, and compare it as the column does",
+        ),
     }
-    Ok(())
 }
 
 fn colocated<'a>(

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use flotilla_shared::closed::is_internal;
 use flotilla_shared::error::{Code, Error};
-use flotilla_shared::registry::{HOME, Registry, Table};
+use flotilla_shared::registry::{HOME, Registry, Table, unique_beyond_shard};
 use flotilla_shared::sqlite;
 use rusqlite::Connection;
 
@@ -97,7 +97,7 @@ pub fn check_schema_statement(mirror: &Mirror, prepared: &Prepared) -> Result<Sc
         _ => changed_table(mirror, registry, &before, &after)?,
     };
     if let Some(table) = table.as_deref().and_then(|name| registry.table(name)) {
-        keeps_key(table, &db)?;
+        keeps_key(registry, table, &db)?;
     }
     registry.check_ties(&open(registry).map_err(sqlite)?, &db)?;
     Ok(SchemaChange::Change { table })
@@ -128,7 +128,7 @@ fn check_names<'a>(
 }
 
 /// A sharded table keeps its key, and every constraint on it can be checked by one shard.
-fn keeps_key(table: &Table, db: &Connection) -> Result<(), Error> {
+fn keeps_key(registry: &Registry, table: &Table, db: &Connection) -> Result<(), Error> {
     // Dropped or renamed: there is nothing to check, or nothing changed but the name.
     let Ok(after) = Table::read(db, &table.name) else { return Ok(()) };
     if after.columns.len() < table.columns.len()
@@ -137,23 +137,25 @@ fn keeps_key(table: &Table, db: &Connection) -> Result<(), Error> {
         return Err(Error::new(Code::Conflict, format!("column {lost} is the shard key of {}", table.name))
             .hint("a shard key stays as long as its table"));
     }
-    let key = table.key_names_in(&after);
-    let alone = |set: &[String]| {
-        key.iter().all(|name| set.iter().any(|column| column.eq_ignore_ascii_case(name)))
-            || table.unique.iter().any(|old| old == set)
+    if table.key.is_empty() || after.columns.len() != table.columns.len() {
+        return Ok(());
+    }
+    let beyond = |db: &Connection, table: &Table, key: &[usize]| {
+        unique_beyond_shard(db, table, key).map_err(|error| Error::from_sqlite(&error))
     };
-    match after.unique.iter().find(|set| !alone(set)) {
-        Some(set) if !table.key.is_empty() && after.columns.len() == table.columns.len() => Err(Error::new(
-            Code::UnsafeRegistration,
-            format!(
-                "no shard alone can keep ({}) unique in {}, which is sharded by {}",
-                set.join(", "),
-                table.name,
-                key.join(", ")
-            ),
-        )
-        .hint("let the unique columns include the shard key")),
-        _ => Ok(()),
+    let new = beyond(db, &after, &table.key)?;
+    if new.is_empty() {
+        return Ok(());
+    }
+    // What was made by an earlier version is not this statement's fault.
+    let old = beyond(&open(registry).map_err(|error| Error::from_sqlite(&error))?, table, &table.key)?;
+    match new.into_iter().find(|why| !old.contains(why)) {
+        None => Ok(()),
+        Some(why) => {
+            let message = format!("no shard of {} alone can keep it unique: {why}", table.name);
+            Err(Error::new(Code::UnsafeRegistration, message)
+                .hint("let the unique columns include the shard key, compared as its column compares"))
+        }
     }
 }
 

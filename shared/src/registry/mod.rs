@@ -20,6 +20,7 @@ mod rebalance;
 mod split;
 mod table;
 mod ties;
+mod unique;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,6 +43,7 @@ pub use rebalance::{Leave, Left, Mark, Move, MoveChange, Progress, Transfer, Wis
 pub use split::{Ranges, Split, SplitStep};
 pub use table::{Column, SchemaObject, Table};
 pub use ties::{ForeignKey, mentions, quoted, read_tables, row_only, schema_database};
+pub use unique::unique_beyond_shard;
 
 use crate::ids::{GroupId, JobId, NodeId, PlacementId, ReplicaId, SchemaVersion};
 

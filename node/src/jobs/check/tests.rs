@@ -112,6 +112,30 @@ fn keys() {
     assert_eq!(super::check(&registry, &wanted("none", &["a"])).unwrap_err().code, Code::NoSuchTable);
 }
 
+/// A UNIQUE set that compares the key more coarsely than the key's column is refused.
+#[test]
+fn unique_sets_of_other_collations() {
+    let mut registry = registry();
+    let ddl = "CREATE TABLE loose (k TEXT NOT NULL, v, PRIMARY KEY (k COLLATE NOCASE));
+               CREATE TABLE fine (k TEXT COLLATE NOCASE NOT NULL, v, PRIMARY KEY (k COLLATE BINARY)) WITHOUT ROWID;
+               CREATE TABLE late (k TEXT NOT NULL PRIMARY KEY, v);
+               CREATE UNIQUE INDEX one ON late (v, k COLLATE NOCASE DESC) WHERE v > 0;";
+    let db = Connection::open_in_memory().unwrap();
+    db.execute_batch(ddl).unwrap();
+    let mut query = db.prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL").unwrap();
+    let objects = query.query_map([], |row| {
+        Ok(SchemaObject { kind: row.get(0)?, name: row.get(1)?, table: row.get(2)?, sql: row.get(3)?, placement: HOME })
+    });
+    let more: Vec<SchemaObject> = objects.unwrap().collect::<Result<_, _>>().unwrap();
+    let objects = [registry.objects.clone(), more].concat();
+    let tables = read_tables(&objects).unwrap();
+    end_with(&mut registry, vec![Effect::Schema { placements: vec![HOME], objects, tables }]);
+    for (table, words) in [("loose", "UNIQUE (k COLLATE NOCASE)"), ("late", "UNIQUE (v, k COLLATE NOCASE)")] {
+        refused(&registry, &wanted(table, &["k"]), Code::UnsafeRegistration, words);
+    }
+    check(&registry, &wanted("fine", &["k"])).unwrap();
+}
+
 /// A UNIQUE set that lacks a key column is refused; a reference table may have any.
 #[test]
 fn unique_sets() {

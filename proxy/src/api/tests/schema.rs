@@ -256,3 +256,23 @@ async fn a_shard_key_is_renamed() {
     b.sql("UPDATE users SET name = 'x' WHERE id = 3", json!([])).await;
     assert_eq!(b.fails("ALTER TABLE users DROP COLUMN id").await, "sql_error");
 }
+
+/// A unique index that compares the shard key more coarsely than the key's column is refused when it is created, and
+/// so nothing conflicts by it.
+#[tokio::test]
+async fn unique_indexes_compare_as_the_shard_key_does() {
+    let b = Bench::new().await;
+    b.sql("CREATE TABLE kk (k TEXT NOT NULL, v)", json!([])).await;
+    b.shard("kk", json!("k"), None).await;
+    for sql in ["CREATE UNIQUE INDEX fine ON kk (v COLLATE NOCASE, k DESC)", "CREATE UNIQUE INDEX own ON kk (k)"] {
+        b.sql(sql, json!([])).await;
+    }
+    b.sql("CREATE INDEX plain ON kk (k COLLATE NOCASE)", json!([])).await;
+    for terms in ["(k COLLATE NOCASE)", "(v, k COLLATE RTRIM DESC) WHERE v > 0", "(lower(k))", "(v)"] {
+        assert_eq!(b.fails(&format!("CREATE UNIQUE INDEX u ON kk {terms}")).await, "unsafe_registration", "{terms}");
+    }
+    let upsert = "INSERT INTO kk VALUES ('b', 1) ON CONFLICT (k COLLATE NOCASE) DO NOTHING";
+    assert_eq!(b.fails(upsert).await, "sql_error");
+    b.sql("ALTER TABLE kk ADD COLUMN w", json!([])).await;
+    b.sql("ALTER TABLE kk RENAME COLUMN v TO z", json!([])).await;
+}
