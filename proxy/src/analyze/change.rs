@@ -46,6 +46,8 @@ pub struct ChangeShape {
     pub set_span: Range<usize>,
     /// Of an UPDATE: what stands behind FROM.
     pub from: Option<Range<usize>>,
+    /// Of an UPDATE: FROM has several sources.
+    pub from_joins: bool,
     /// What stands behind WHERE.
     pub condition: Option<Range<usize>>,
     /// `ON CONFLICT …` and `RETURNING …`.
@@ -101,6 +103,7 @@ impl ChangeShape {
             set: Vec::new(),
             set_span: 0..0,
             from: None,
+            from_joins: false,
             condition: None,
             tail: stop(end)..stop(end),
             tail_queries: false,
@@ -156,7 +159,12 @@ impl ChangeShape {
                     shape.set_span = span(from, to);
                     shape.set = assignments(tokens, from, to)?;
                 }
-                "FROM" => shape.from = Some(span(from, to)),
+                "FROM" => {
+                    shape.from = Some(span(from, to));
+                    // JOIN is no name unless it is quoted.
+                    let joins = |index: usize| tokens.is_mark(index, ",") || tokens.is_word(index, "JOIN");
+                    shape.from_joins = at_depth_0(tokens, from, to, joins).is_some();
+                }
                 _ => shape.condition = Some(span(from, to)),
             }
             shape.queries |= queries(tokens, from, to);

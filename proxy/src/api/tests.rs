@@ -2,6 +2,7 @@
 
 mod aggregates;
 mod batch;
+mod by_key;
 mod fuzz;
 mod kv;
 mod once;

@@ -136,12 +136,19 @@ impl<'a> Change<'a> {
         Ok(writer.finish())
     }
 
+    /// What SQLite makes of the target and FROM of an UPDATE (`sqlite3Update`, and the rule for `UPDATE` in its
+    /// grammar): the target is a table even where a CTE has its name, which the name of its schema
+    /// says here, and several sources are a subquery of their own, which parentheses make here. So
+    /// USING and NATURAL never take a column of the target, and ON sees none of them.
     fn where_from(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
-        writer.push(" FROM ");
-        writer.copy(self.shape.target.clone())?;
+        writer.push(&format!(" FROM main.{}", quote(&self.table.name)));
+        if !self.shape.known_as.eq_ignore_ascii_case(&self.table.name) {
+            writer.push(&format!(" AS {}", quote(&self.shape.known_as)));
+        }
         if let Some(from) = &self.shape.from {
-            writer.push(", ");
+            writer.push(if self.shape.from_joins { ", (" } else { ", " });
             writer.copy(from.clone())?;
+            writer.push(if self.shape.from_joins { ")" } else { "" });
         }
         if let Some(condition) = &self.shape.condition {
             writer.push(" WHERE ");

@@ -103,7 +103,10 @@ async fn plans_are_shown() {
     assert_eq!(details[0], "one shard runs it");
     assert_eq!(details[2], "SEARCH users USING INTEGER PRIMARY KEY (rowid=?)");
     let (_, json) = b.post("/explain", r#"{"sql":"UPDATE users SET name = 1"}"#).await;
-    assert_eq!((&json["class"], &json["steps"][0]["sql"]), (&json!("staged"), &json!("SELECT 1 FROM users LIMIT 1")));
+    assert_eq!(
+        (&json["class"], &json["steps"][0]["sql"]),
+        (&json!("staged"), &json!("SELECT 1 FROM main.\"users\" LIMIT 1"))
+    );
     let (_, json) = b.post("/explain", r#"{"sql":"DELETE FROM users WHERE id IN (SELECT max(id) FROM users)"}"#).await;
     assert_eq!((&json["class"], &json["read"]["class"]), (&json!("staged"), &json!("merge")), "{json}");
     let (_, json) = b.post("/explain", r#"{"sql":"INSERT INTO users (name) VALUES ('x')"}"#).await;

@@ -72,8 +72,13 @@ impl Pair {
 
     /// The table has the same rows on both.
     pub async fn same(&self, table: &str) {
+        self.same_after(table, "").await;
+    }
+
+    /// The same, after a statement.
+    pub async fn same_after(&self, table: &str, done: &str) {
         let sql = format!("SELECT * FROM {table}");
-        assert_eq!(self.on_cluster("/sql", &sql).await.unwrap().0, self.on_one(&sql).unwrap().0, "{table}");
+        assert_eq!(self.on_cluster("/sql", &sql).await.unwrap().0, self.on_one(&sql).unwrap().0, "{table} {done}");
     }
 }
 

@@ -14,36 +14,36 @@ fn reads() {
             "insert of WITH c AS (SELECT ?1 AS a) SELECT a FROM c, users WHERE id > ?2 <2, 1>",
         ),
         ("INSERT INTO users VALUES (random(), ?, 1)", vec![int(3)], "insert of VALUES (random(), ?1, 1) <3>"),
-        ("UPDATE users SET name = 1", vec![], "as written where there is SELECT 1 FROM users LIMIT 1 <>"),
+        ("UPDATE users SET name = 1", vec![], "as written where there is SELECT 1 FROM main.\"users\" LIMIT 1 <>"),
         (
             "DELETE FROM users AS u WHERE u.id IN (1,2,3,4,5,6,7,8) AND name = ? RETURNING id",
             vec![int(9)],
-            "as written where there is SELECT 1 FROM users AS u WHERE u.id IN (1,2,3,4,5,6,7,8) AND name = ?1 LIMIT 1 <9>",
+            "as written where there is SELECT 1 FROM main.\"users\" AS \"u\" WHERE u.id IN (1,2,3,4,5,6,7,8) AND name = ?1 LIMIT 1 <9>",
         ),
         (
             "UPDATE users SET name = (SELECT max(name) FROM users), email = ? WHERE id = ?",
             vec![int(1), int(4)],
-            "by key of SELECT \"users\".\"id\", ((SELECT max(name) FROM users)) FROM users WHERE id = ?1 <4>",
+            "by key of SELECT \"users\".\"id\", ((SELECT max(name) FROM users)) FROM main.\"users\" WHERE id = ?1 <4>",
         ),
         (
             "UPDATE events AS e SET n = t.id FROM notes t WHERE e.n = t.id",
             vec![],
-            "by key of SELECT \"e\".\"seq\", \"e\".\"tenant\", (t.id) FROM events AS e, notes t WHERE e.n = t.id <>",
+            "by key of SELECT \"e\".\"seq\", \"e\".\"tenant\", (t.id) FROM main.\"events\" AS \"e\", notes t WHERE e.n = t.id <>",
         ),
         (
             "DELETE FROM users WHERE id IN bodies",
             vec![],
-            "by key of SELECT \"users\".\"id\" FROM users WHERE id IN bodies <>",
+            "by key of SELECT \"users\".\"id\" FROM main.\"users\" WHERE id IN bodies <>",
         ),
         (
             "UPDATE users SET id = 5 WHERE id = 4",
             vec![],
-            "by key of SELECT \"users\".\"id\", \"users\".\"name\", \"users\".\"email\", (5) FROM users WHERE id = 4 <>",
+            "by key of SELECT \"users\".\"id\", \"users\".\"name\", \"users\".\"email\", (5) FROM main.\"users\" WHERE id = 4 <>",
         ),
         (
             "UPDATE notes SET body = (SELECT name FROM users u WHERE u.id = notes.id)",
             vec![],
-            "by key of SELECT \"notes\".\"id\", ((SELECT name FROM users u WHERE u.id = notes.id)) FROM notes <>",
+            "by key of SELECT \"notes\".\"id\", ((SELECT name FROM users u WHERE u.id = notes.id)) FROM main.\"notes\" <>",
         ),
     ] {
         assert_eq!(bench.plan(sql, &args), format!("staged {wanted}"), "{sql}");
