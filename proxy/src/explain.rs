@@ -145,7 +145,7 @@ impl Explanation {
 /// The plan of the read that is part of a write.
 fn plan_of(read: &Statement, mirror: &Mirror, registry: &Registry) -> Plan {
     let keys = BTreeMap::new();
-    match mirror.prepare(&read.sql) {
+    match mirror.prepare_own_kept(&read.sql) {
         Ok((prepared, _)) => {
             let input = Input { mirror, prepared: &prepared, params: &read.params, allow_partial: false, keys: &keys };
             plan::plan(input, registry)

@@ -121,6 +121,8 @@ codes! {
     NotFresh = "not_fresh", Retry, 503;
     /// A statement before it in the same request failed.
     NotRun = "not_run", Refused, 409;
+    /// Rows that a write was decided on were changed by others before it wrote them.
+    RowsChanged = "rows_changed", Retry, 503;
 }
 
 impl Code {
@@ -152,6 +154,7 @@ impl Code {
             Self::CannotLeave => "the message says what keeps it there",
             Self::MoveMismatch => "the rows stay where they were; check the disks and memory of both shards",
             Self::StaleRoute | Self::NotLeader | Self::Overloaded | Self::ShuttingDown => "retry after a moment",
+            Self::RowsChanged => "nothing was changed; retry, or let fewer writers meet on the same rows",
             Self::NotFresh => "retry, or allow a longer `freshness`",
             Self::Unavailable => "retry; a majority of the group's nodes must be up",
             Self::Timeout => "retry, raise `timeout`, or narrow the statement",
@@ -205,6 +208,11 @@ impl Error {
         Self { leader, ..Self::new(Code::NotLeader, message).hint("retry; a leader is elected within seconds") }
     }
 
+    /// Rows that a write was decided on are not what they were.
+    pub fn rows_changed() -> Self {
+        Self::new(Code::RowsChanged, "rows were changed by others after they were read and before they were written")
+    }
+
     /// What SQLite said about a statement, as a reply. The code depends on SQLite's result code
     /// alone, so that every replica gives the same.
     pub fn from_sqlite(error: &rusqlite::Error) -> Self {
@@ -213,6 +221,7 @@ impl Error {
             rusqlite::Error::SqliteFailure(failure, message) => {
                 let text = message.clone().unwrap_or_else(|| failure.to_string());
                 match failure.code {
+                    _ if failure.extended_code == crate::sqlite::digest::ROWS_CHANGED => Self::rows_changed(),
                     ErrorCode::ConstraintViolation => Self::new(Code::Constraint, text),
                     ErrorCode::AuthorizationForStatementDenied => Self::new(Code::Forbidden, text)
                         .hint("ATTACH, transactions, most PRAGMAs and internal tables are not open to clients"),

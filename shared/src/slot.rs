@@ -74,6 +74,15 @@ impl Collation {
             _ => None,
         }
     }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Binary => "BINARY",
+            Self::NoCase => "NOCASE",
+            Self::Rtrim => "RTRIM",
+        }
+    }
 }
 
 /// How one key column compares.

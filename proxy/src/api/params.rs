@@ -192,6 +192,7 @@ impl<'a> Fields<'a> {
             shard,
             allow_partial: self.flag("allow_partial")?.unwrap_or(false),
             reads_only,
+            internal: false,
             any_rows: false,
         })
     }

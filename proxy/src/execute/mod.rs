@@ -79,6 +79,8 @@ pub struct Options {
     pub allow_partial: bool,
     /// Only reads.
     pub reads_only: bool,
+    /// It is a statement of our own, which may call functions that clients may not.
+    pub internal: bool,
     /// A merged result may have any number of rows, within its bound on bytes: they are not answered as
     /// one body.
     pub any_rows: bool,
@@ -127,7 +129,11 @@ impl Proxy {
     pub(crate) async fn ready(&self, sql: &str, options: &Options) -> Result<Ready, Error> {
         let registry = self.registry(options.deadline).await?;
         let mirror = self.mirrors.of(&registry)?;
-        let error = match mirror.prepare(sql) {
+        let prepare = |mirror: &Mirror| match options.internal {
+            true => mirror.prepare_own_kept(sql),
+            false => mirror.prepare(sql),
+        };
+        let error = match prepare(&mirror) {
             Ok((prepared, hit)) => {
                 self.metrics.looked_up(hit);
                 return self.allowed(Ready { prepared, registry, mirror }, options);
@@ -144,7 +150,7 @@ impl Proxy {
             Err(_) => return Err(unsure(&error)),
         };
         let mirror = self.mirrors.of(&newer)?;
-        let (prepared, _) = mirror.prepare(sql)?;
+        let (prepared, _) = prepare(&mirror)?;
         self.allowed(Ready { prepared, registry: newer, mirror }, options)
     }
 

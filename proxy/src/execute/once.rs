@@ -13,7 +13,11 @@
 //!    write that does nothing. Where the piece was applied, the shard answers its first result;
 //!    where not, the fence now has its id, and the piece can never be applied.
 //!    A piece of a shard that was removed since is looked for where the shard's slots went.
-//! 5. If one was applied, the request is answered from these first results. If none was, the
+//! 5. Rows that leave their shard are inserted at the new one by one piece and removed from the old one by another,
+//!    which is refused when they have changed. Then a third write takes back what was inserted; it has an id of
+//!    its own beside the piece's, and a try that finds the memo fences it off as well, and so learns whether it
+//!    took effect.
+//! 6. If one was applied, the request is answered from these first results. If none was, the
 //!    generation is dead, and the try goes on with the next one, reading anew.
 //!
 //! A crash before 2 leaves nothing. One between 2 and the pieces leaves a memo that the next try
@@ -42,12 +46,16 @@ use crate::respond::Output;
 /// Part numbers of generations lie beyond those of shards and of collisions.
 pub const STEPS: u64 = 1 << 41;
 
-/// Tries of one request. Each takes a retry of the client, a collision of keys or a map that changed
-/// in the middle.
-pub const MAX_GENERATIONS: u64 = 64;
+/// Tries of one request. Each takes a retry of the client, a collision of keys, a map that changed in the
+/// middle, or rows that others changed: of those there may be many within a deadline, and a retry goes
+/// through all of them.
+pub const MAX_GENERATIONS: u64 = 1024;
 
 /// The part of a generation's id that the memo has; pieces come behind.
 const MEMO: u64 = 0;
+
+/// Part numbers of what undoes pieces lie beyond those of pieces.
+const UNDO: u64 = 1 << 20;
 
 /// A write without statements: it does nothing, but its id is taken. Shards know it by that, too.
 pub(crate) fn fence(id: RequestId, route: Option<Route>) -> Write {
@@ -66,22 +74,40 @@ pub(crate) struct Memo {
     pub name: RequestId,
     /// The try was refused and sends nothing.
     pub void: bool,
-    /// Shard, silence and last row of each piece.
-    pieces: Vec<(GroupId, bool, bool)>,
+    /// Its pieces.
+    pieces: Vec<Mark>,
+}
+
+/// What a memo tells of a piece.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Mark {
+    shard: GroupId,
+    silent: bool,
+    last_row: bool,
+    /// The piece that it takes back if it does nothing itself.
+    undoes: Option<usize>,
 }
 
 impl Memo {
     /// The memo of a try; without pieces it is void.
     pub(crate) fn new(name: RequestId, pieces: Option<&[Piece]>) -> Self {
-        let marks = |piece: &Piece| (piece.shard, piece.silent, piece.last_row);
-        Self { name, void: pieces.is_none(), pieces: pieces.unwrap_or_default().iter().map(marks).collect() }
+        let mark = |piece: &Piece| Mark {
+            shard: piece.shard,
+            silent: piece.silent,
+            last_row: piece.last_row,
+            undoes: piece.after.filter(|_| piece.undo.is_some()),
+        };
+        Self { name, void: pieces.is_none(), pieces: pieces.unwrap_or_default().iter().map(mark).collect() }
     }
 
     fn text(&self) -> String {
         let pieces: Vec<String> = self
             .pieces
             .iter()
-            .map(|(shard, silent, last)| format!("{}.{}.{}", shard.0, u8::from(*silent), u8::from(*last)))
+            .map(|mark| {
+                let undoes = mark.undoes.map_or(String::new(), |piece| format!(".{piece}"));
+                format!("{}.{}.{}{undoes}", mark.shard.0, u8::from(mark.silent), u8::from(mark.last_row))
+            })
             .collect();
         format!("{:032x} {} {}", self.name.0, u8::from(self.void), pieces.join(" "))
     }
@@ -92,7 +118,12 @@ impl Memo {
         let void = words.next()? == "1";
         let piece = |word: &str| {
             let mut numbers = word.split('.').map(str::parse::<u32>);
-            Some((GroupId(numbers.next()?.ok()?), numbers.next()?.ok()? == 1, numbers.next()?.ok()? == 1))
+            Some(Mark {
+                shard: GroupId(numbers.next()?.ok()?),
+                silent: numbers.next()?.ok()? == 1,
+                last_row: numbers.next()?.ok()? == 1,
+                undoes: numbers.next().transpose().ok()?.map(|piece| piece as usize),
+            })
         };
         Some(Self { name, void, pieces: words.map(piece).collect::<Option<_>>()? })
     }
@@ -115,6 +146,21 @@ impl Sent {
             Self::Applied(_) => false,
             Self::Fenced => true,
             Self::Failed(error) => error.code.class() != Class::Unknown && error.code != Code::ResultForgotten,
+        }
+    }
+
+    /// Is it known what became of it?
+    ///
+    /// # Errors
+    /// Why not.
+    fn is_told(&self) -> Result<(), Error> {
+        match self {
+            Self::Failed(error)
+                if matches!(error.code.class(), Class::Retry | Class::Unknown) && error.code != Code::RowsChanged =>
+            {
+                Err(error.clone())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -159,10 +205,10 @@ pub(crate) fn answer(sent: Vec<(GroupId, bool, Sent)>, returning: Option<&Rows>)
         return Ok(nothing(returning));
     }
     let mut output = send::total(sent.into_iter().map(|(shard, last, sent)| (shard, last, sent.result())).collect())?;
-    if let Output::Write(result) | Output::Partial { result, .. } = &mut output
-        && let (Some(rows), Some(named)) = (&mut result.rows, returning)
-    {
-        (rows.columns, rows.types) = (named.columns.clone(), named.types.clone());
+    if let Output::Write(result) | Output::Partial { result, .. } = &mut output {
+        // Guards answer without rows, under names of their own.
+        let values = result.rows.take().map_or(vec![], |rows| rows.values);
+        result.rows = returning.map(|named| Rows { values, ..named.clone() });
     }
     Ok(output)
 }
@@ -218,25 +264,33 @@ impl Proxy {
         if memo.void {
             return Ok(None);
         }
-        let gone = |registry: &Registry| memo.pieces.iter().any(|(shard, ..)| !registry.groups.contains_key(shard));
+        let gone = |registry: &Registry| memo.pieces.iter().any(|mark| !registry.groups.contains_key(&mark.shard));
         // A shard that this proxy has not heard of yet is not one that was removed.
         let registry = match gone(&ready.registry) {
             true => self.refreshed(options.deadline).await?,
             false => Arc::clone(&ready.registry),
         };
         let heirs = heirs(ready, &registry);
-        let fences = memo.pieces.iter().enumerate().map(|(n, (shard, silent, last))| {
-            let id = generation.part(n as u64 + 1);
-            let asked = if registry.groups.contains_key(shard) { std::slice::from_ref(shard) } else { &heirs[..] };
-            async move { (*shard, *last, self.fence_piece(id, asked, *silent, options).await) }
+        let asked = |mark: &Mark| match registry.groups.contains_key(&mark.shard) {
+            true => vec![mark.shard],
+            false => heirs.clone(),
+        };
+        let fences = memo.pieces.iter().enumerate().map(|(n, mark)| {
+            let (id, asked) = (generation.part(n as u64 + 1), asked(mark));
+            async move { (mark.shard, mark.last_row, self.fence_piece(id, &asked, mark.silent, options).await) }
         });
         let fences: Vec<_> = fences.collect();
-        let sent: Vec<(GroupId, bool, Sent)> = futures::stream::iter(fences).buffered(MAX_FAN_OUT).collect().await;
-        for (_, _, sent) in &sent {
-            if let Sent::Failed(error) = sent
-                && matches!(error.code.class(), Class::Retry | Class::Unknown)
-            {
-                return Err(error.clone());
+        let mut sent: Vec<(GroupId, bool, Sent)> = futures::stream::iter(fences).buffered(MAX_FAN_OUT).collect().await;
+        sent.iter().try_for_each(|(_, _, sent)| sent.is_told())?;
+        for (n, mark) in memo.pieces.iter().enumerate() {
+            let Some(before) = mark.undoes.filter(|before| sent[n].2.is_nothing() && *before < n) else { continue };
+            if matches!(sent[before].2, Sent::Applied(_)) {
+                let id = generation.part(UNDO + n as u64);
+                let undone = self.fence_piece(id, &asked(&memo.pieces[before]), true, options).await;
+                undone.is_told()?;
+                if matches!(undone, Sent::Applied(_)) {
+                    sent[before].2 = Sent::Fenced;
+                }
             }
         }
         match !sent.is_empty() && sent.iter().all(|(_, _, sent)| sent.is_nothing()) {
@@ -299,8 +353,42 @@ impl Proxy {
                 done[n] = Some(outcome);
             }
         }
+        for (n, piece) in pieces.iter().enumerate() {
+            if let Some(failure) = self.undo(generation, n, piece, &done, made, options).await
+                && let Some(before) = piece.after
+            {
+                done[before] = Some(failure);
+            }
+        }
         let outcome = |sent: Option<Sent>| sent.unwrap_or_else(|| Sent::Failed(skipped()));
         pieces.iter().zip(done).map(|(piece, sent)| (piece.shard, piece.last_row, outcome(sent))).collect()
+    }
+
+    /// Takes back what a piece waited for, if it does nothing itself: then neither did anything.
+    async fn undo(
+        &self,
+        generation: RequestId,
+        n: usize,
+        piece: &Piece,
+        done: &[Option<Sent>],
+        made: &Made,
+        options: &Options,
+    ) -> Option<Sent> {
+        let (undo, before) = (piece.undo.as_deref()?, piece.after?);
+        let failure = match done[n].as_ref()? {
+            Sent::Failed(error) if done[n].as_ref()?.is_nothing() => Sent::Failed(error.clone()),
+            Sent::Fenced => Sent::Fenced,
+            _ => return None,
+        };
+        if !matches!(done[before], Some(Sent::Applied(_))) {
+            return None;
+        }
+        let route = Some(Route { schema: made.schema, claims: undo.claims.clone() });
+        let write = Write { id: generation.part(UNDO + n as u64), route, statements: undo.statements.clone() };
+        match Sent::of(self.send_one(undo.shard, write, options).await, true) {
+            Sent::Applied(_) => Some(failure),
+            _ => None,
+        }
     }
 
     async fn send_piece(&self, generation: RequestId, n: usize, made: &Made, options: &Options) -> Sent {
@@ -319,6 +407,10 @@ fn skipped() -> Error {
 mod tests {
     use super::*;
 
+    fn mark(shard: u32, silent: bool, last_row: bool, undoes: Option<usize>) -> Mark {
+        Mark { shard: GroupId(shard), silent, last_row, undoes }
+    }
+
     /// A memo reads back as it was written.
     #[test]
     fn memos() {
@@ -326,7 +418,7 @@ mod tests {
             Memo {
                 name: RequestId(u128::MAX),
                 void: false,
-                pieces: vec![(GroupId(3), true, false), (GroupId(12), false, true)],
+                pieces: vec![mark(3, true, false, None), mark(12, false, true, Some(0)), mark(1, true, true, Some(17))],
             },
             Memo { name: RequestId(0), void: true, pieces: vec![] },
             Memo { name: RequestId(7), void: false, pieces: vec![] },

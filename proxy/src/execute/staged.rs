@@ -12,15 +12,17 @@ use flotilla_shared::registry::HOME;
 use flotilla_shared::value::Value;
 use flotilla_shared::wire::{Level, Rows, Statement};
 use futures::StreamExt;
+use tokio::time::{Duration, Instant};
 
 use crate::Proxy;
 use crate::analyze::Verb;
 use crate::execute::once::{self, MAX_GENERATIONS, Memo, STEPS, Sent};
 use crate::execute::send::{self, Job, MAX_FAN_OUT, MAX_WRITE_BYTES};
-use crate::execute::{FIRST_PAUSE, MAX_KEY_COLLISIONS, Options, Ready, input, same_meaning};
+use crate::execute::{FIRST_PAUSE, MAX_KEY_COLLISIONS, MAX_PAUSE, Options, Ready, input, same_meaning};
 use crate::plan::across::{self, Spread};
+use crate::plan::identity::{MAX_STATEMENT_ARGS, MAX_STATEMENT_ROWS};
 use crate::plan::pieces::{Piece, Pieces};
-use crate::plan::stage::{Change, MAX_STATEMENT_ARGS, MAX_STATEMENT_ROWS, Staged};
+use crate::plan::stage::{Change, Staged};
 use crate::plan::{self, Part, Plan};
 use crate::respond::Output;
 
@@ -78,11 +80,13 @@ impl Proxy {
             if sent.is_empty() || !sent.iter().all(|(_, _, sent)| sent.is_nothing()) {
                 return once::answer(sent, returning.as_ref());
             }
-            let code = sent.iter().find_map(|(_, _, sent)| match sent {
+            let codes = sent.iter().filter_map(|(_, _, sent)| match sent {
                 Sent::Failed(error) => Some(error.code),
                 _ => None,
             });
-            match code {
+            // What was not sent, because another part had failed before, says nothing.
+            match codes.min_by_key(|code| *code == Code::Conflict) {
+                Some(Code::RowsChanged) => self.await_others(&mut pause, options).await?,
                 Some(Code::StaleRoute) => {
                     let error = Error::new(Code::StaleRoute, "the map of the cluster changed").hint("retry");
                     self.await_newer(error, version, &mut pause, options).await?;
@@ -100,6 +104,20 @@ impl Proxy {
         }
         Err(Error::new(Code::Conflict, format!("the request was tried {MAX_GENERATIONS} times and never took effect"))
             .hint("nothing was changed; use a new Idempotency-Key"))
+    }
+
+    /// Lets those go ahead who changed the rows that a write was decided on, before it is decided anew. A pause of
+    /// random length keeps writers that meet on the same rows from meeting again.
+    async fn await_others(&self, pause: &mut Duration, options: &Options) -> Result<(), Error> {
+        self.metrics.retried("rows_changed");
+        let random = RequestId::random().0 % pause.as_micros().max(1);
+        let until = Instant::now() + Duration::from_micros(random as u64);
+        *pause = (*pause * 2).min(MAX_PAUSE);
+        if until >= options.deadline {
+            return Err(Error::rows_changed());
+        }
+        tokio::time::sleep_until(until).await;
+        Ok(())
     }
 
     /// Are there generated keys that were taken? Then the next ones begin behind them.
@@ -182,6 +200,7 @@ impl Proxy {
             freshness_ms: None,
             allow_partial: false,
             reads_only: true,
+            internal: true,
             ..options.clone()
         };
         match Box::pin(self.run(read, 0, &options)).await? {
@@ -278,6 +297,7 @@ fn as_written(ready: &Ready, statement: &Statement, parts: Vec<Part>) -> Made {
     let piece = |part: Part| Piece {
         shard: part.shard,
         claims: part.claims,
+        guards: usize::from(part.guard.is_some()),
         statements: part.guard.into_iter().chain([part.statement.unwrap_or_else(|| statement.clone())]).collect(),
         last_row: part.last_row,
         ..Piece::default()
@@ -287,10 +307,21 @@ fn as_written(ready: &Ready, statement: &Statement, parts: Vec<Part>) -> Made {
 
 /// SQLite reads what was written anew before any shard does.
 fn check(ready: &Ready, change: Change<'_>, pieces: &[Piece]) -> Result<(), Error> {
-    for piece in pieces {
-        for statement in &piece.statements {
-            let (again, _) = ready.mirror.prepare(&statement.sql)?;
+    for piece in pieces.iter().chain(pieces.iter().filter_map(|piece| piece.undo.as_deref())) {
+        for (n, statement) in piece.statements.iter().enumerate() {
+            let guard = n < piece.guards;
+            let prepare = |sql: &str| match guard {
+                true => ready.mirror.prepare_own_kept(sql),
+                false => ready.mirror.prepare(sql),
+            };
+            let (again, _) = prepare(&statement.sql)?;
             again.check_args(&statement.params)?;
+            if guard {
+                let same = again.readonly && again.analysis.placements == [change.table.placement];
+                let wrong = || Error::new(Code::Internal, format!("a guard means something else: {}", again.sql));
+                same.then_some(()).ok_or_else(wrong)?;
+                continue;
+            }
             let verb = match (change.moves(), piece.silent) {
                 (true, true) => Verb::Delete,
                 (true, false) if again.analysis.verb == Verb::Insert => Verb::Insert,

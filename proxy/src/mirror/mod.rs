@@ -183,6 +183,21 @@ impl Mirror {
         self.prepare_tokens(&Tokens::read(sql)?, Caller::Planner)
     }
 
+    /// The same for a statement that is made anew each time that a client's is run: what is known of it is kept.
+    ///
+    /// # Errors
+    /// SQLite's own words, or a refusal.
+    pub fn prepare_own_kept(&self, sql: &str) -> Result<(Arc<Prepared>, bool), Error> {
+        // No statement of a client has such a text.
+        let kept_as = format!("\0{sql}");
+        if let Some(known) = self.statements.get(&kept_as) {
+            return Ok((known, true));
+        }
+        let prepared = Arc::new(self.prepare_own(sql)?);
+        self.statements.put(&kept_as, Arc::clone(&prepared));
+        Ok((prepared, false))
+    }
+
     fn prepare_tokens(&self, tokens: &Tokens<'_>, caller: Caller) -> Result<Prepared, Error> {
         check_words(tokens)?;
         self.with_session(|session| self.look_at(session, tokens, caller))?

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use flotilla_shared::ids::PlacementId;
 use flotilla_shared::registry::{ForeignKey, HOME, Registry, Table, row_only};
+use flotilla_shared::slot::Collation;
 use flotilla_shared::value::Value;
 use rusqlite::Connection;
 
@@ -39,6 +40,9 @@ pub struct Schema {
     pub strict: BTreeSet<String>,
     /// Columns of each table's indexes, but for those on expressions, by lower-case name of the table.
     pub indexes: HashMap<String, Vec<Vec<String>>>,
+    /// Collations of each primary key that compares otherwise than its columns do, in its order, by lower-case name
+    /// of the table.
+    pub key_collations: HashMap<String, Vec<Collation>>,
     /// Constant defaults of shard key columns, by lower-case table name and column index.
     pub key_defaults: HashMap<String, BTreeMap<usize, Value>>,
     /// Placements of which every shard has a copy.
@@ -58,6 +62,7 @@ impl Schema {
             has_sharded: registry.tables.values().any(|table| table.placement != HOME),
             strict: strict_tables(registry),
             indexes: indexes(db)?,
+            key_collations: key_collations(registry, db)?,
             foreign_keys: ForeignKey::read(db)?,
             references: registry.placements.values().filter(|p| p.is_reference()).map(|p| p.id).collect(),
             ..Self::default()
@@ -152,6 +157,30 @@ fn indexes(db: &Connection) -> rusqlite::Result<HashMap<String, Vec<Vec<String>>
         }
     }
     Ok(indexes)
+}
+
+/// A PRIMARY KEY may name collations of its own.
+fn key_collations(registry: &Registry, db: &Connection) -> rusqlite::Result<HashMap<String, Vec<Collation>>> {
+    let mut query = db.prepare(
+        "SELECT x.name, x.coll FROM pragma_index_list(?1) l, pragma_index_xinfo(l.name) x
+         WHERE l.origin = 'pk' AND x.key ORDER BY x.seqno",
+    )?;
+    let mut found = HashMap::new();
+    for (name, table) in &registry.tables {
+        let (mut collations, mut differs) = (Vec::new(), false);
+        let mut rows = query.query([&table.name])?;
+        while let Some(row) = rows.next()? {
+            let (column, collation): (String, String) = (row.get(0)?, row.get(1)?);
+            let own = table.column(&column).map(|index| table.columns[index].compare.collation);
+            let collation = Collation::from_name(&collation).or(own).unwrap_or(Collation::Binary);
+            differs |= own != Some(collation);
+            collations.push(collation);
+        }
+        if differs {
+            found.insert(name.clone(), collations);
+        }
+    }
+    Ok(found)
 }
 
 fn key_defaults(table: &Table, db: &Connection) -> rusqlite::Result<BTreeMap<usize, Value>> {

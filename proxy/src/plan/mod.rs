@@ -12,7 +12,9 @@
 
 pub mod across;
 pub mod alone;
+pub mod identity;
 pub mod keys;
+mod moving;
 pub mod pieces;
 pub mod read;
 pub mod reference;

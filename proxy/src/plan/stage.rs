@@ -1,34 +1,31 @@
 //! Writes that take two steps: rows are read first, then written.
 //!
-//! [`Staged`] says what to read; what came back becomes [`Piece`]s here, each a transaction on one
-//! shard. All of it is text and values; [`execute`](crate::execute::staged) does the reading and the
-//! sending. Nothing is locked in between: another write may come between the read and the write of a
-//! row, as between two statements of one client.
+//! [`Staged`] says what to read; what came back becomes [`Piece`]s here (and in [`moving`](super::moving)), each a
+//! transaction on one shard. All of it is text and values; [`execute`](crate::execute::staged) does the
+//! reading and the sending. Nothing is locked in between, but a row that is changed or removed is what it
+//! was when the write was decided on it: the read takes a digest of the columns that it looks at, and each
+//! transaction begins with guards that fail unless its rows still have theirs. Then the write is planned
+//! anew. What else the read saw may have changed, as between two statements of one client.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, Slot};
 use flotilla_shared::registry::{Placement, Table};
-use flotilla_shared::slot::{Collation, apply_affinity};
 use flotilla_shared::value::{Params, Value};
 use flotilla_shared::wire::Statement;
 
+use super::identity::{Identity, distinct, list};
 use super::keys::{by_owner, claim_slots, is_column};
+use super::moving::Moving;
 use super::pieces::{Piece, Pieces};
 use super::split::{Writer, quote};
 use super::{Part, show};
 use crate::analyze::Verb;
 use crate::analyze::change::ChangeShape;
-use crate::mirror::Prepared;
-
-/// Rows that one statement inserts, changes or removes: their text is prepared on every shard.
-pub const MAX_STATEMENT_ROWS: usize = 500;
-
-/// Arguments of one statement; SQLite takes 32,766.
-pub const MAX_STATEMENT_ARGS: usize = 30_000;
+use crate::mirror::{Mirror, Prepared};
 
 /// How a write in two steps begins.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,7 +50,8 @@ impl fmt::Display for Staged {
     }
 }
 
-type Row = Vec<Value>;
+/// A row, or part of one.
+pub type Row = Vec<Value>;
 
 /// A statement with its arguments and parts.
 #[derive(Clone, Copy)]
@@ -66,10 +64,16 @@ pub struct Change<'a> {
     pub shape: &'a ChangeShape,
     /// Its target.
     pub table: &'a Table,
+    /// The schema that it was prepared with.
+    pub mirror: &'a Mirror,
 }
 
 impl<'a> Change<'a> {
-    fn writer(&self) -> Writer<'a> {
+    pub(super) fn identity(&self) -> Result<Identity, Error> {
+        Identity::of(self.table, &self.mirror.schema)
+    }
+
+    pub(super) fn writer(&self) -> Writer<'a> {
         Writer::new(self.prepared, &self.shape.params, self.params)
     }
 
@@ -116,7 +120,7 @@ impl<'a> Change<'a> {
         Ok(writer.finish())
     }
 
-    fn tail(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
+    pub(super) fn tail(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
         if !self.shape.tail.is_empty() {
             writer.push(" ");
             writer.copy(self.shape.tail.clone())?;
@@ -163,6 +167,33 @@ impl<'a> Change<'a> {
     /// # Errors
     /// A form that cannot be taken apart.
     pub fn read(&self) -> Result<Statement, Error> {
+        self.read_with(None)
+    }
+
+    /// The same, and last the digest of the columns that it looks at.
+    ///
+    /// # Errors
+    /// A form that cannot be taken apart; what SQLite says of it.
+    pub fn guarded_read(&self) -> Result<Statement, Error> {
+        let digest = self.digest(&format!("{}.", quote(&self.shape.known_as)))?;
+        self.read_with(Some(&digest))
+    }
+
+    /// The digest of the columns of the target that the read looks at, as SQLite tells: those that the write is
+    /// decided by.
+    pub(super) fn digest(&self, qualifier: &str) -> Result<String, Error> {
+        let (read, _) = self.mirror.prepare(&self.read()?.sql)?;
+        let seen = read.analysis.record.columns.get(&self.table.name.to_ascii_lowercase());
+        let is_seen = |name: &str| seen.is_some_and(|seen| seen.contains(&name.to_ascii_lowercase()));
+        let columns = self.table.columns.iter().filter(|column| is_seen(&column.name));
+        let mut names: Vec<String> = columns.map(|column| format!("{qualifier}{}", quote(&column.name))).collect();
+        if is_seen("rowid") && self.table.column("rowid").is_none() {
+            names.push(format!("{qualifier}rowid"));
+        }
+        Ok(format!("flotilla_digest({})", names.join(", ")))
+    }
+
+    fn read_with(&self, digest: Option<&str>) -> Result<Statement, Error> {
         let mut writer = self.writer();
         if !self.shape.with.is_empty() {
             writer.copy(self.shape.with.clone())?;
@@ -178,8 +209,32 @@ impl<'a> Change<'a> {
             writer.copy(value.span)?;
             writer.push(")");
         }
+        writer.push(&digest.map_or(String::new(), |digest| format!(", {digest}")));
         self.where_from(&mut writer)?;
         Ok(writer.finish())
+    }
+
+    /// Statements that fail unless all these rows, each a key and a digest, are there and have their digests.
+    ///
+    /// # Errors
+    /// As [`guarded_read`](Self::guarded_read).
+    pub(super) fn guards(&self, rows: &[Row]) -> Result<Vec<Statement>, Error> {
+        let (identity, digest) = (self.identity()?, self.digest("")?);
+        Ok(rows.chunks(identity.rows_per_statement()).map(|chunk| self.guard(&identity, &digest, chunk)).collect())
+    }
+
+    /// One of them.
+    pub(super) fn guard(&self, identity: &Identity, digest: &str, rows: &[Row]) -> Statement {
+        let (mut writer, width) = (self.writer(), identity.width());
+        let keys: Vec<&[Value]> = rows.iter().map(|row| &row[..width]).collect();
+        writer.push(&format!("SELECT 1 FROM (SELECT count(*) AS n FROM main.{} WHERE ", quote(&self.table.name)));
+        identity.condition(&mut writer, &keys);
+        writer.push(&format!(" AND {digest} IN ("));
+        list(&mut writer, &rows.iter().map(|row| row[width].clone()).collect::<Vec<_>>());
+        writer.push(")) WHERE flotilla_unchanged(n, ");
+        writer.value(Value::Integer(rows.len() as i64));
+        writer.push(")");
+        writer.finish()
     }
 
     /// Does it change a column of the shard key?
@@ -192,18 +247,18 @@ impl<'a> Change<'a> {
     }
 
     /// Columns of the target that are read.
-    fn columns(&self) -> Result<Vec<usize>, Error> {
-        let mut columns = identity(self.table)?;
+    pub(super) fn columns(&self) -> Result<Vec<usize>, Error> {
+        let identity = self.identity()?.columns;
         let more: Vec<usize> = match self.moves() {
             true => (0..self.table.columns.len()).filter(|index| !self.table.columns[*index].generated).collect(),
             false => self.table.key.clone(),
         };
-        columns.extend(more.into_iter().filter(|index| !identity(self.table).is_ok_and(|own| own.contains(index))));
-        Ok(columns)
+        let further: Vec<usize> = more.into_iter().filter(|index| !identity.contains(index)).collect();
+        Ok([identity, further].concat())
     }
 
     /// What is assigned: column by column, in order.
-    fn assigned(&self) -> Result<Vec<(usize, Assigned)>, Error> {
+    pub(super) fn assigned(&self) -> Result<Vec<(usize, Assigned)>, Error> {
         let everything = self.shape.from.is_some() || self.moves();
         let mut list = Vec::new();
         for assignment in &self.shape.set {
@@ -229,10 +284,11 @@ impl<'a> Change<'a> {
     /// A refusal by name.
     pub fn by_key(&self, placement: &Placement, rows: Vec<Vec<Value>>, max_bytes: usize) -> Result<Vec<Piece>, Error> {
         let columns = self.columns()?;
-        let width = identity(self.table)?.len();
+        let identity = self.identity()?;
+        let width = identity.width();
         let found = distinct(rows, width)?;
         if self.moves() {
-            return self.moving(placement, &columns, width, found, max_bytes);
+            return Moving { change: *self, placement, columns, identity, max_bytes }.pieces(found);
         }
         let assigned = self.assigned()?;
         let one_by_one = assigned.iter().any(|(_, value)| value.computed);
@@ -244,22 +300,25 @@ impl<'a> Change<'a> {
             }
         }
         let mut pieces = Pieces::new(max_bytes);
+        let guarded = |row: &Row| [&row[..width], &row[row.len() - 1..]].concat();
         for (shard, rows) in shards {
             let claim = claim_slots(placement, shard, rows.iter().map(|(slot, _)| *slot));
-            let per_statement = if one_by_one { 1 } else { MAX_STATEMENT_ROWS.min(MAX_STATEMENT_ARGS / width) };
+            let per_statement = if one_by_one { 1 } else { identity.rows_per_statement() };
             for chunk in rows.chunks(per_statement) {
                 let mut writer = self.writer();
                 self.head(&mut writer, &assigned, chunk[0].1.get(columns.len()..).unwrap_or_default())?;
                 let keys: Vec<&[Value]> = chunk.iter().map(|(_, row)| &row[..width]).collect();
-                self.where_identity(&mut writer, &keys);
+                writer.push(" WHERE ");
+                identity.condition(&mut writer, &keys);
                 self.tail(&mut writer)?;
-                pieces.add(shard, vec![claim.clone()], vec![writer.finish()], false);
+                let rows = chunk.iter().map(|(_, row)| guarded(row)).collect();
+                pieces.add_guarded(shard, vec![claim.clone()], vec![writer.finish()], rows);
             }
         }
-        Ok(pieces.list)
+        pieces.with_guards(|rows| self.guards(rows))
     }
 
-    fn slot(&self, placement: &Placement, columns: &[usize], row: &[Value]) -> Result<Slot, Error> {
+    pub(super) fn slot(&self, placement: &Placement, columns: &[usize], row: &[Value]) -> Result<Slot, Error> {
         let mut key = Vec::with_capacity(self.table.key.len());
         for index in &self.table.key {
             let at = columns.iter().position(|column| column == index);
@@ -269,7 +328,12 @@ impl<'a> Change<'a> {
     }
 
     /// `UPDATE t SET …` or `DELETE FROM t`.
-    fn head(&self, writer: &mut Writer<'_>, assigned: &[(usize, Assigned)], computed: &[Value]) -> Result<(), Error> {
+    pub(super) fn head(
+        &self,
+        writer: &mut Writer<'_>,
+        assigned: &[(usize, Assigned)],
+        computed: &[Value],
+    ) -> Result<(), Error> {
         writer.copy(self.shape.verb.clone())?;
         writer.push(" ");
         writer.copy(self.shape.target.clone())?;
@@ -288,188 +352,12 @@ impl<'a> Change<'a> {
         }
         Ok(())
     }
-
-    fn where_identity(&self, writer: &mut Writer<'_>, keys: &[&[Value]]) {
-        let names: Vec<String> = identity(self.table)
-            .unwrap_or_default()
-            .into_iter()
-            .map(|index| quote(&self.table.columns[index].name))
-            .collect();
-        match &names[..] {
-            [name] => {
-                writer.push(&format!(" WHERE {name} IN ("));
-                for (n, key) in keys.iter().enumerate() {
-                    writer.push(if n > 0 { ", " } else { "" });
-                    list(writer, key);
-                }
-            }
-            names => {
-                writer.push(&format!(" WHERE ({}) IN (VALUES ", names.join(", ")));
-                for (n, key) in keys.iter().enumerate() {
-                    writer.push(if n > 0 { ", (" } else { "(" });
-                    list(writer, key);
-                    writer.push(")");
-                }
-            }
-        }
-        writer.push(")");
-    }
-
-    /// Rows whose shard key changes: those that stay on their shard are updated there, the others are
-    /// inserted at their new shard and then removed from the old one. A crash in between leaves a row
-    /// twice, never not at all.
-    fn moving(
-        &self,
-        placement: &Placement,
-        columns: &[usize],
-        width: usize,
-        found: Vec<Vec<Value>>,
-        max_bytes: usize,
-    ) -> Result<Vec<Piece>, Error> {
-        let assigned = self.assigned()?;
-        let several = found.len() > 1;
-        let names: BTreeSet<String> = found.iter().map(|row| self.name_of(columns, &row[..width])).collect();
-        let mut pieces = Pieces::new(max_bytes);
-        let mut removals: BTreeMap<(GroupId, GroupId), Vec<(Slot, Row)>> = BTreeMap::new();
-        for row in found {
-            let mut after = row[..columns.len()].to_vec();
-            for ((index, _), value) in assigned.iter().zip(&row[columns.len()..]) {
-                let at = columns.iter().position(|column| column == index);
-                if let Some(cell) = at.and_then(|at| after.get_mut(at)) {
-                    *cell = apply_affinity(self.table.columns[*index].compare.affinity, value);
-                }
-            }
-            let unset =
-                |at: &usize| columns.iter().position(|column| column == at).is_none_or(|at| after[at] == Value::Null);
-            if self.table.key.iter().any(unset) {
-                return Err(refused_move(format!("the shard key of {} would become NULL", self.table.name)));
-            }
-            let (before, name) = (self.name_of(columns, &row[..width]), self.name_of(columns, &after[..width]));
-            if several && name != before && names.contains(&name) {
-                return Err(refused_move(format!(
-                    "the new key of one row of {} is the old key of another, so the order would decide",
-                    self.table.name
-                )));
-            }
-            let (old, new) = (self.slot(placement, columns, &row)?, self.slot(placement, columns, &after)?);
-            let (from, to) = (sole(placement, old)?, sole(placement, new)?);
-            let mut writer = self.writer();
-            if from == to {
-                self.head(&mut writer, &assigned, &row[columns.len()..])?;
-                self.where_identity(&mut writer, &[&row[..width]]);
-            } else {
-                self.insert(&mut writer, columns, &after)?;
-            }
-            self.tail(&mut writer)?;
-            let slots = if from == to { vec![old, new] } else { vec![new] };
-            pieces.add(to, vec![claim_slots(placement, to, slots)], vec![writer.finish()], true);
-            if from != to {
-                removals.entry((from, to)).or_default().push((old, row[..width].to_vec()));
-            }
-        }
-        let mut list = pieces.list;
-        let inserted = list.len();
-        for ((from, to), rows) in removals {
-            for chunk in rows.chunks(MAX_STATEMENT_ROWS.min(MAX_STATEMENT_ARGS / width)) {
-                let mut writer = self.writer();
-                writer.push(&format!("DELETE FROM {}", quote(&self.table.name)));
-                let keys: Vec<&[Value]> = chunk.iter().map(|(_, key)| key.as_slice()).collect();
-                self.where_identity(&mut writer, &keys);
-                list.push(Piece {
-                    shard: from,
-                    claims: vec![claim_slots(placement, from, chunk.iter().map(|(slot, _)| *slot))],
-                    statements: vec![writer.finish()],
-                    silent: true,
-                    last_row: false,
-                    after: (0..inserted).rev().find(|at| list[*at].shard == to),
-                });
-            }
-        }
-        Ok(list)
-    }
-
-    fn insert(&self, writer: &mut Writer<'_>, columns: &[usize], row: &[Value]) -> Result<(), Error> {
-        match self.shape.or.as_deref() {
-            Some("IGNORE") => return Err(refused_move("UPDATE OR IGNORE cannot move a row to another shard".into())),
-            Some("REPLACE") => writer.push("INSERT OR REPLACE INTO "),
-            _ => writer.push("INSERT INTO "),
-        }
-        writer.copy(self.shape.target.clone())?;
-        let names: Vec<String> = columns.iter().map(|index| quote(&self.table.columns[*index].name)).collect();
-        writer.push(&format!(" ({}) VALUES (", names.join(", ")));
-        list(writer, row);
-        writer.push(")");
-        Ok(())
-    }
-
-    /// The identity of a row as one text, equal for keys that SQLite calls equal.
-    fn name_of(&self, columns: &[usize], key: &[Value]) -> String {
-        let fold = |(index, value): (&usize, &Value)| match (self.table.columns[*index].compare.collation, value) {
-            (Collation::NoCase, Value::Text(text)) => format!("{:?}", text.to_ascii_lowercase()),
-            (Collation::Rtrim, Value::Text(text)) => format!("{:?}", text.trim_end_matches(' ')),
-            _ => value.to_json().to_string(),
-        };
-        columns.iter().zip(key).map(fold).collect::<Vec<_>>().join(",")
-    }
 }
 
 /// One value of an UPDATE.
-struct Assigned {
-    span: Range<usize>,
+pub(super) struct Assigned {
+    /// Where it is in the text.
+    pub span: Range<usize>,
     /// It comes from the read; else it is computed as written, where the row is.
-    computed: bool,
-}
-
-/// Columns that tell a row from all others.
-fn identity(table: &Table) -> Result<Vec<usize>, Error> {
-    let mut columns: Vec<usize> = (0..table.columns.len()).filter(|at| table.columns[*at].primary_key > 0).collect();
-    columns.sort_by_key(|index| table.columns[*index].primary_key);
-    match columns.is_empty() {
-        false => Ok(columns),
-        true => Err(Error::new(
-            Code::Unroutable,
-            format!("{} has no primary key by which rows that were read could be written", table.name),
-        )
-        .hint("give the table a PRIMARY KEY, or fix the shard key and use no subquery")),
-    }
-}
-
-/// Each row once, by its identity. A row of an UPDATE … FROM that matches several times counts once,
-/// with the values of the last match, as in SQLite.
-fn distinct(rows: Vec<Vec<Value>>, width: usize) -> Result<Vec<Vec<Value>>, Error> {
-    let mut places: BTreeMap<String, usize> = BTreeMap::new();
-    let mut list: Vec<Vec<Value>> = Vec::with_capacity(rows.len());
-    for row in rows {
-        if row.get(..width).is_none_or(|key| key.contains(&Value::Null)) {
-            return Err(Error::new(Code::Unroutable, "a row to be written has NULL in its primary key")
-                .hint("give the row a key first"));
-        }
-        let name = format!("{:?}", &row[..width]);
-        match places.get(&name) {
-            Some(at) => list[*at] = row,
-            None => {
-                places.insert(name, list.len());
-                list.push(row);
-            }
-        }
-    }
-    Ok(list)
-}
-
-fn list(writer: &mut Writer<'_>, values: &[Value]) {
-    for (n, value) in values.iter().enumerate() {
-        if n > 0 {
-            writer.push(", ");
-        }
-        writer.value(value.clone());
-    }
-}
-
-fn sole(placement: &Placement, slot: Slot) -> Result<GroupId, Error> {
-    let owners = by_owner(placement, &[slot])?;
-    owners.into_keys().next().ok_or_else(|| super::keys::stale(format!("slot {slot} has no owner")))
-}
-
-fn refused_move(why: String) -> Error {
-    Error::new(Code::ShardKeyUpdate, why).hint("insert the row with its new key, then delete the old one")
+    pub computed: bool,
 }

@@ -93,7 +93,7 @@ pub(super) fn plan_change(input: Input<'_>, registry: &Registry) -> Result<Plan,
     if shape.tail_queries {
         return Err(unroutable("RETURNING holds a query".to_owned()));
     }
-    let change = Change { prepared: input.prepared, params: input.params, shape, table };
+    let change = Change { prepared: input.prepared, params: input.params, shape, table, mirror: input.mirror };
     let moved = updated_key(input, table);
     if let (Some(column), Some(why)) = (moved, &analysis.target_stays) {
         return Err(refused_key_update(table, column, &format!(", and {why}")));
@@ -105,10 +105,12 @@ pub(super) fn plan_change(input: Input<'_>, registry: &Registry) -> Result<Plan,
         confined(input)?;
     }
     if by_key {
-        let read = change.read()?;
         // What one shard can find alone it can change alone, in one transaction and as written.
-        let alone = one_shard(input, registry, &read).filter(|_| moved.is_none() && analysis.reaches.is_none());
-        return Ok(alone.map_or(Plan::Staged(Staged::ByKey(read)), Plan::One));
+        let alone = one_shard(input, registry, &change.read()?);
+        if let Some(part) = alone.filter(|_| moved.is_none() && analysis.reaches.is_none()) {
+            return Ok(Plan::One(part));
+        }
+        return Ok(Plan::Staged(Staged::ByKey(change.guarded_read()?)));
     }
     let (parts, all) = match first_slots(input, registry, table, placement) {
         // Any owner finds no row.
@@ -128,7 +130,7 @@ pub fn staged_change<'a>(input: Input<'a>, registry: &'a Registry) -> Result<(Ch
     let (table, placement) = target(input, registry)?;
     let shape = input.prepared.analysis.change(&input.prepared.sql);
     let shape = shape.ok_or_else(|| Error::new(Code::Internal, "a write in two steps has no parts"))?;
-    Ok((Change { prepared: input.prepared, params: input.params, shape, table }, placement))
+    Ok((Change { prepared: input.prepared, params: input.params, shape, table, mirror: input.mirror }, placement))
 }
 
 /// Where the rows of an INSERT hold column `index` of the table; `None` when they do not.
@@ -237,7 +239,7 @@ fn plan_insert_of_rows(input: Input<'_>, registry: &Registry, table: &Table) -> 
     if shape.tail_queries {
         return Err(refused("another query is in ON CONFLICT or RETURNING"));
     }
-    let change = Change { prepared: input.prepared, params: input.params, shape, table };
+    let change = Change { prepared: input.prepared, params: input.params, shape, table, mirror: input.mirror };
     let read = change.source()?;
     let alone = keeps_keys(input, registry, change, &read).then(|| one_shard(input, registry, &read)).flatten();
     Ok(alone.map_or(Plan::Staged(Staged::Insert(read)), Plan::One))

@@ -125,6 +125,11 @@ impl FakeNode {
         self.state.lock().unwrap().hold_write = Some(skip);
     }
 
+    /// Holds back none.
+    pub fn hold_no_write(&self) {
+        self.state.lock().unwrap().hold_write = None;
+    }
+
     /// Waits until a write is being held back.
     pub async fn until_held(&self) {
         self.held.subscribe().wait_for(|held| *held).await.unwrap();

@@ -3,13 +3,14 @@
 //! A statement must mean the same wherever it runs: inside apply, on a node's reader, on the proxy's mirror, in
 //! its merge database, and where the proxy computes a constant. [`install`] gives a connection what it needs for that:
 //! one time zone for the whole process ([`local_time`]), math that gives the same bits on every host ([`math`]),
-//! regular expressions ([`regexp`]), and what sums over shards are made of ([`sums`]). It is called once for each
-//! connection that prepares or runs statements of clients.
+//! regular expressions ([`regexp`]), what sums over shards are made of ([`sums`]), and whether rows are what they were
+//! ([`digest`]). It is called once for each connection that prepares or runs statements of clients.
 //!
 //! To add an SQL function of our own: give it a module here with an `install(&Connection)`, and call that
 //! from [`install`]. A function that clients may not call has a name that begins with
 //! [`INTERNAL_FUNCTION_PREFIX`]; it must be deterministic and without effects, because a node does not refuse it.
 
+pub mod digest;
 pub mod exact;
 pub mod local_time;
 pub mod math;
@@ -38,7 +39,8 @@ pub fn install(db: &Connection) -> rusqlite::Result<()> {
     local_time::use_utc();
     math::install(db)?;
     regexp::install(db)?;
-    sums::install(db)
+    sums::install(db)?;
+    digest::install(db)
 }
 
 /// The result of a call of SQLite's C interface.

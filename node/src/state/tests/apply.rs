@@ -250,3 +250,32 @@ fn columns_after_a_schema_change() {
     assert_eq!(rows.columns, ["id", "v", "w", "x"]);
     assert_eq!(rows.values[0][3], Value::Integer(3));
 }
+
+/// A write that begins with a guard does nothing when its rows are not what they were, and its id is used up: the same
+/// write that comes late changes nothing either.
+#[test]
+fn guards_refuse_changed_rows() {
+    let (replica, mut log) = with_schema(TABLE);
+    replica.apply(&[log.writes(&["INSERT INTO t (id, v) VALUES (1, 'a'), (2, 'b')"])]);
+    let guard = |seen: &str| {
+        format!(
+            "SELECT 1 FROM (SELECT count(*) AS n FROM main.t WHERE id IN (1, 2) AND flotilla_digest(id, v) IN ({seen})) WHERE flotilla_unchanged(n, 2)"
+        )
+    };
+    let (right, wrong) =
+        ("flotilla_digest(1, 'a'), flotilla_digest(2, 'b')", "flotilla_digest(1, 'a'), flotilla_digest(2, 'B')");
+    let list = |guard: &str, write: &str| vec![Statement::bare(guard), Statement::bare(write)];
+    let late = log.write_of(list(&guard(wrong), "DELETE FROM t"));
+    let good = log.write_of(list(&guard(right), "UPDATE t SET w = 8 RETURNING id"));
+    let change = log.write("UPDATE t SET v = 'B' WHERE id = 2");
+    let entry = log.entry(Body::Writes(vec![late.clone(), good.clone(), change, late, good]));
+    let outcomes = replica.apply(&[entry]);
+    let results = results(&outcomes[0]);
+    assert_eq!(results[0].as_ref().unwrap_err().code, Code::RowsChanged);
+    let answers = results[1].as_ref().unwrap();
+    assert_eq!(answers[0].rows.as_ref().unwrap().values.len(), 0, "a guard answers without rows");
+    assert_eq!((answers[1].rows_affected, answers[1].rows.as_ref().unwrap().values.len()), (2, 2));
+    assert_eq!(results[3], results[0], "remembered, though the rows are now what it was decided on");
+    assert_eq!(results[4], results[1]);
+    assert_eq!(replica.count("t"), Value::Integer(2));
+}

@@ -97,3 +97,149 @@ async fn sources_are_joined_without_the_target() {
     ])
     .await;
 }
+
+/// A key is unique by the collations of the PRIMARY KEY, so rows are told apart by these.
+#[tokio::test]
+async fn keys_compare_as_the_primary_key_does() {
+    let tables = [
+        "CREATE TABLE n (g INT NOT NULL, k TEXT COLLATE NOCASE, v INT, PRIMARY KEY (g, k COLLATE BINARY))",
+        "CREATE TABLE r (g INT NOT NULL, k TEXT COLLATE RTRIM, v INT, PRIMARY KEY (k COLLATE BINARY, g)) WITHOUT ROWID",
+        "CREATE TABLE c (k TEXT COLLATE NOCASE, v INT, PRIMARY KEY (k COLLATE BINARY))",
+        "CREATE TABLE f (g INT NOT NULL, k TEXT, v INT, PRIMARY KEY (g, k COLLATE NOCASE))",
+    ];
+    let pair = Pair::new(&tables, &[("n", json!("g")), ("r", json!("g")), ("f", json!("g"))]).await;
+    pair.both("INSERT INTO n VALUES (1, 'a', 1), (1, 'A', 2), (2, 'a', 3), (1, 'b', 4)").await;
+    pair.both("INSERT INTO r VALUES (1, 'a', 1), (1, 'a ', 2), (2, 'a', 3), (1, 'a  ', 4)").await;
+    pair.both("INSERT INTO c VALUES ('a', 1), ('A', 2), ('b', 3)").await;
+    pair.both("INSERT INTO f VALUES (1, 'a', 1), (1, 'b', 2), (2, 'A', 3)").await;
+    for sql in [
+        "UPDATE n SET v = 10 + (SELECT count(*) FROM r) WHERE v = (SELECT min(v) FROM n)",
+        "DELETE FROM n WHERE v = (SELECT min(v) FROM n)",
+        "UPDATE n SET g = 7 WHERE v = (SELECT max(v) FROM n)",
+        "UPDATE r SET v = v + 10 WHERE v IN (SELECT v FROM r WHERE v < 3)",
+        "UPDATE r SET v = (SELECT count(*) FROM n) WHERE v = 11",
+        "DELETE FROM r WHERE v = (SELECT max(v) FROM r)",
+        "UPDATE r SET g = 9, v = 0 WHERE k = 'a' AND v = (SELECT 4)",
+        "UPDATE c SET v = v + 10 WHERE v < (SELECT max(g) FROM f)",
+        "DELETE FROM c WHERE v = (SELECT min(g) + 10 FROM f)",
+        "UPDATE f SET v = v + (SELECT count(*) FROM f) WHERE v < (SELECT max(v) FROM f)",
+        "DELETE FROM f WHERE v = (SELECT max(v) FROM f)",
+    ] {
+        pair.both(sql).await;
+        for table in ["n", "r", "c", "f"] {
+            pair.same_after(table, sql).await;
+        }
+    }
+}
+
+/// Workers that ask for the next job at the same time get different ones, and each job is handed out once.
+#[tokio::test]
+async fn a_claim_is_handed_out_once() {
+    const JOBS: usize = 60;
+    const WORKERS: usize = 8;
+    let pair = Pair::new(&["CREATE TABLE q (id INTEGER PRIMARY KEY, state TEXT)"], &[("q", json!("id"))]).await;
+    let rows: Vec<String> = (1..=JOBS).map(|id| format!("({id}, 'ready')")).collect();
+    pair.both(&format!("INSERT INTO q VALUES {}", rows.join(", "))).await;
+    let body = json!({ "sql": "UPDATE q SET state = 'run' WHERE state = 'ready' AND id = (SELECT id FROM q WHERE state = 'ready' LIMIT 1) RETURNING id" });
+    let body = body.to_string();
+    let worker = |number: usize| {
+        let (pair, body) = (&pair, &body);
+        async move {
+            let mut claimed = Vec::new();
+            loop {
+                let key = format!("{number}-{}", claimed.len());
+                let key = (number % 2 == 0).then_some(key.as_str());
+                let (status, json) = pair.b.call(hyper::Method::POST, "/sql?timeout=60s", body, key).await;
+                assert_eq!(status, 200, "{json}");
+                match json["results"][0]["values"][0][0].as_u64() {
+                    Some(id) => claimed.push(id),
+                    None => return claimed,
+                }
+            }
+        }
+    };
+    let claimed = futures::future::join_all((0..WORKERS).map(worker)).await;
+    let mut all = claimed.concat();
+    all.sort_unstable();
+    assert_eq!(all, (1..=JOBS as u64).collect::<Vec<_>>());
+}
+
+/// A row that changes between the read and the write is decided on anew, whatever the write is, and a
+/// retry of the request finds what it did.
+#[tokio::test]
+async fn rows_that_change_are_read_again() {
+    const CLAIM: &str = "UPDATE t SET state = 'run' WHERE state = 'ready' AND id = (SELECT min(id) FROM t WHERE state = 'ready') RETURNING id";
+    let cases = [
+        (CLAIM, "UPDATE t SET state = 'run' WHERE id = 1"),
+        (CLAIM, "DELETE FROM t WHERE id = 1"),
+        (CLAIM, "UPDATE t SET n = 50 WHERE id = 1"),
+        (CLAIM, "UPDATE t SET state = 'READY' WHERE id = 1"),
+        ("DELETE FROM t WHERE id < 2 AND n < (SELECT avg(n) FROM t) RETURNING id", "UPDATE t SET n = 100 WHERE id = 1"),
+        (
+            "DELETE FROM t WHERE id < 2 AND n < (SELECT avg(n) FROM t) RETURNING id",
+            "UPDATE t SET state = 'x' WHERE id = 1",
+        ),
+        ("UPDATE t SET n = n + (SELECT max(n) FROM t) WHERE id = 2 RETURNING n", "UPDATE t SET n = 3 WHERE id = 2"),
+        ("UPDATE t SET n = n + (SELECT max(n) FROM t) WHERE id = 2 RETURNING n", "UPDATE t SET n = 2.0 WHERE id = 2"),
+        (
+            "UPDATE t SET n = m.v FROM m WHERE m.id = t.n AND t.id = 1 RETURNING t.id, n",
+            "UPDATE t SET n = 2 WHERE id = 1",
+        ),
+    ];
+    let moves: Vec<(String, &str)> = (100..108)
+        .flat_map(|by| {
+            let sql = format!("UPDATE t SET id = id + {by} WHERE n = (SELECT min(n) FROM t) RETURNING id, state");
+            [(sql.clone(), "UPDATE t SET state = 'late' WHERE id = 1"), (sql, "UPDATE t SET n = 70 WHERE id = 1")]
+        })
+        .collect();
+    let all = cases.iter().map(|(sql, change)| ((*sql).to_owned(), *change)).chain(moves);
+    let pair = Pair::new(
+        &[
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, state TEXT COLLATE NOCASE, n)",
+            "CREATE TABLE m (id INTEGER PRIMARY KEY, v)",
+        ],
+        &[("t", json!("id"))],
+    )
+    .await;
+    for (n, (sql, change)) in all.enumerate() {
+        for (held, keyed) in [(0, false), (1, false), (1, true), (2, true)] {
+            let what = format!("{sql}; {change}; write {held} held, keyed: {keyed}");
+            pair.both("DELETE FROM t").await;
+            pair.both("DELETE FROM m").await;
+            pair.both("INSERT INTO t VALUES (1, 'ready', 1), (2, 'ready', 2), (3, 'ready', 30), (4, 'done', 40)").await;
+            pair.both("INSERT INTO m VALUES (1, 5), (2, 6)").await;
+            let key = format!("{n}-{held}");
+            let key = keyed.then_some(key.as_str());
+            pair.b.node.hold_write_after(held);
+            let body = json!({ "sql": sql }).to_string();
+            let ask = || pair.b.call(hyper::Method::POST, "/sql?allow_partial=true", &body, key);
+            let mut changed = false;
+            let mut asked = std::pin::pin!(ask());
+            let (status, answer) = tokio::select! {
+                // There is no such write.
+                answer = &mut asked => answer,
+                () = pair.b.node.until_held() => {
+                    pair.both(change).await;
+                    changed = true;
+                    pair.b.node.release_write();
+                    asked.await
+                }
+            };
+            pair.b.node.hold_no_write();
+            assert_eq!(status, 200, "{what}: {answer}");
+            assert!(answer["results"][0].get("partial").is_none(), "{what}: {answer}");
+            let (wanted, affected) = pair.on_one(&sql).unwrap();
+            let result = &answer["results"][0];
+            let mut rows: Vec<String> =
+                result["values"].as_array().unwrap().iter().map(|row| row.to_string()).collect();
+            rows.sort();
+            assert!(changed || held > 0, "{what}");
+            assert_eq!((rows, result["rows_affected"].as_u64().unwrap()), (wanted, affected), "{what}");
+            pair.same_after("t", &what).await;
+            if keyed {
+                assert_eq!(ask().await.1, answer, "{what}");
+                pair.same_after("t", &what).await;
+            }
+        }
+    }
+}

@@ -112,6 +112,7 @@ async fn ids_of_generated_keys() {
         shard: None,
         allow_partial: false,
         reads_only: false,
+        internal: false,
         any_rows: false,
     };
     let (sql, params) = ("INSERT INTO t (v) VALUES (1)", Params::default());

@@ -23,27 +23,27 @@ fn reads() {
         (
             "UPDATE users SET name = (SELECT max(name) FROM users), email = ? WHERE id = ?",
             vec![int(1), int(4)],
-            "by key of SELECT \"users\".\"id\", ((SELECT max(name) FROM users)) FROM main.\"users\" WHERE id = ?1 <4>",
+            "by key of SELECT \"users\".\"id\", ((SELECT max(name) FROM users)), flotilla_digest(\"users\".\"id\", \"users\".\"name\") FROM main.\"users\" WHERE id = ?1 <4>",
         ),
         (
             "UPDATE events AS e SET n = t.id FROM notes t WHERE e.n = t.id",
             vec![],
-            "by key of SELECT \"e\".\"seq\", \"e\".\"tenant\", (t.id) FROM main.\"events\" AS \"e\", notes t WHERE e.n = t.id <>",
+            "by key of SELECT \"e\".\"seq\", \"e\".\"tenant\", (t.id), flotilla_digest(\"e\".\"seq\", \"e\".\"tenant\", \"e\".\"n\") FROM main.\"events\" AS \"e\", notes t WHERE e.n = t.id <>",
         ),
         (
             "DELETE FROM users WHERE id IN bodies",
             vec![],
-            "by key of SELECT \"users\".\"id\" FROM main.\"users\" WHERE id IN bodies <>",
+            "by key of SELECT \"users\".\"id\", flotilla_digest(\"users\".\"id\") FROM main.\"users\" WHERE id IN bodies <>",
         ),
         (
             "UPDATE users SET id = 5 WHERE id = 4",
             vec![],
-            "by key of SELECT \"users\".\"id\", \"users\".\"name\", \"users\".\"email\", (5) FROM main.\"users\" WHERE id = 4 <>",
+            "by key of SELECT \"users\".\"id\", \"users\".\"name\", \"users\".\"email\", (5), flotilla_digest(\"users\".\"id\", \"users\".\"name\", \"users\".\"email\") FROM main.\"users\" WHERE id = 4 <>",
         ),
         (
             "UPDATE notes SET body = (SELECT name FROM users u WHERE u.id = notes.id)",
             vec![],
-            "by key of SELECT \"notes\".\"id\", ((SELECT name FROM users u WHERE u.id = notes.id)) FROM main.\"notes\" <>",
+            "by key of SELECT \"notes\".\"id\", ((SELECT name FROM users u WHERE u.id = notes.id)), flotilla_digest(\"notes\".\"id\") FROM main.\"notes\" <>",
         ),
     ] {
         assert_eq!(bench.plan(sql, &args), format!("staged {wanted}"), "{sql}");
