@@ -19,6 +19,7 @@ pub mod pieces;
 pub mod read;
 pub mod reference;
 pub mod route;
+mod self_reads;
 pub mod shape;
 pub mod split;
 pub mod stage;

@@ -287,6 +287,13 @@ impl<'a> Change<'a> {
         let identity = self.identity()?;
         let width = identity.width();
         let found = distinct(rows, width)?;
+        if found.len() > 1 && self.sees_itself()? {
+            return Err(Error::new(
+                Code::Unroutable,
+                format!("a subquery in SET reads what the statement changes in {}, row after row", self.table.name),
+            )
+            .hint("use UPDATE … FROM with the subquery, which reads all of it first, or change the rows one by one"));
+        }
         if self.moves() {
             return Moving { change: *self, placement, columns, identity, max_bytes }.pieces(found);
         }
