@@ -36,6 +36,10 @@ pub fn is_check_pragma(name: &str) -> bool {
     name.eq_ignore_ascii_case(CHECK_PRAGMA)
 }
 
+/// The statement with which a write says that its foreign keys are checked at its end, not after each of its statements.
+/// It is about that write alone, and comes first in it.
+pub const DEFER_FOREIGN_KEYS: &str = "PRAGMA defer_foreign_keys=ON";
+
 /// Does the name belong to Flotilla, in any case?
 pub fn is_internal(name: &str) -> bool {
     name.as_bytes()

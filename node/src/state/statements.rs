@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
+use flotilla_shared::closed::DEFER_FOREIGN_KEYS;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::wire::{Rows, Statement, StatementResult, WriteResult};
 use rusqlite::{Connection, ffi};
@@ -97,7 +98,12 @@ impl Machine {
             db.prepare_cached("SAVEPOINT w")?.execute([])?;
         }
         let mut results = Vec::with_capacity(statements.len());
+        let deferred = Deferred::of(db, statements)?;
         for statement in statements {
+            if deferred.is_some() && results.is_empty() {
+                results.push(StatementResult::default());
+                continue;
+            }
             let changes = db.total_changes();
             match self.guard.within(mode, || run(db, &self.guard, mode, statement)) {
                 Ok(result) => results.push(result),
@@ -171,6 +177,28 @@ impl Machine {
             answer.message.truncate(answer.message.floor_char_boundary(MAX_MESSAGE_BYTES));
         }
         Ok(answer)
+    }
+}
+
+/// Foreign keys are checked at the end of this write. It ends with that: the batch goes on in the same transaction.
+struct Deferred<'db>(&'db Connection);
+
+impl<'db> Deferred<'db> {
+    /// What a write begins with, if it is that. The setting changes what statements are prepared to, so it is made
+    /// anew each time, and not by a statement that stays prepared.
+    fn of(db: &'db Connection, statements: &[Statement]) -> rusqlite::Result<Option<Self>> {
+        if statements.first().is_none_or(|first| first.sql != DEFER_FOREIGN_KEYS) {
+            return Ok(None);
+        }
+        db.execute_batch(DEFER_FOREIGN_KEYS)?;
+        Ok(Some(Self(db)))
+    }
+}
+
+impl Drop for Deferred<'_> {
+    fn drop(&mut self) {
+        // Where it fails there is no transaction any more, and SQLite has reset it.
+        self.0.execute_batch("PRAGMA defer_foreign_keys=OFF").ok();
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use flotilla_shared::closed::DEFER_FOREIGN_KEYS;
 use flotilla_shared::error::{Class, Code, Error};
 use flotilla_shared::ids::{RequestId, SchemaVersion};
 use flotilla_shared::registry::HOME;
@@ -144,7 +145,7 @@ impl Proxy {
         let keys = self.assign_keys(ready, &statement.params, id, None, options).await?;
         let within = input(ready, &statement.params, &keys, options);
         let max_bytes = MAX_WRITE_BYTES - statement.sql.len().min(MAX_WRITE_BYTES / 2) - 1024;
-        let (made, what) = match plan::plan(within, &ready.registry) {
+        let (mut made, what) = match plan::plan(within, &ready.registry) {
             Plan::Refused(error) => return Err(error),
             Plan::Staged(Staged::Insert(read)) => {
                 let (change, _) = plan::staged_change(within, &ready.registry)?;
@@ -185,6 +186,7 @@ impl Proxy {
             return Err(Error::new(Code::TooLarge, format!("the write takes over {MAX_PIECES} transactions"))
                 .hint("write fewer rows at a time"));
         }
+        defer_checks(ready, &mut made.pieces);
         for piece in &made.pieces {
             send::check_size(&flotilla_shared::wire::Write { id, route: None, statements: piece.statements.clone() })?;
         }
@@ -303,6 +305,19 @@ fn as_written(ready: &Ready, statement: &Statement, parts: Vec<Part>) -> Made {
         ..Piece::default()
     };
     Made { pieces: parts.into_iter().map(piece).collect(), schema: ready.mirror.version, generated: vec![] }
+}
+
+/// What was one statement is several now: foreign keys are checked when all of them are done, as SQLite does it
+/// at the end of a statement.
+fn defer_checks(ready: &Ready, pieces: &mut [Piece]) {
+    let target = ready.prepared.analysis.record.target.as_deref().unwrap_or_default();
+    if !ready.mirror.schema.checked_at_end.contains(target) {
+        return;
+    }
+    for piece in pieces.iter_mut().filter(|piece| piece.statements.len() > piece.guards + 1) {
+        piece.statements.insert(0, Statement::bare(DEFER_FOREIGN_KEYS));
+        piece.guards += 1;
+    }
 }
 
 /// SQLite reads what was written anew before any shard does.

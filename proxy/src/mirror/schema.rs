@@ -34,6 +34,9 @@ pub struct Schema {
     pub triggers: HashMap<String, Trigger>,
     /// All foreign keys.
     pub foreign_keys: Vec<ForeignKey>,
+    /// Tables that refer to others or are referred to, where every foreign key of them is checked at the end of a
+    /// statement; in lower case. RESTRICT is checked row by row.
+    pub checked_at_end: BTreeSet<String>,
     /// Tables whose own definition says `ON CONFLICT`, in lower case.
     pub resolves_conflicts: Vec<String>,
     /// STRICT tables, in lower case.
@@ -64,6 +67,7 @@ impl Schema {
             indexes: indexes(db)?,
             key_collations: key_collations(registry, db)?,
             foreign_keys: ForeignKey::read(db)?,
+            checked_at_end: checked_at_end(db)?,
             references: registry.placements.values().filter(|p| p.is_reference()).map(|p| p.id).collect(),
             ..Self::default()
         };
@@ -157,6 +161,23 @@ fn indexes(db: &Connection) -> rusqlite::Result<HashMap<String, Vec<Vec<String>>
         }
     }
     Ok(indexes)
+}
+
+fn checked_at_end(db: &Connection) -> rusqlite::Result<BTreeSet<String>> {
+    let mut query = db.prepare(
+        "SELECT lower(m.name), lower(k.\"table\"), 'RESTRICT' IN (k.on_delete, k.on_update)
+         FROM sqlite_schema m, pragma_foreign_key_list(m.name) k WHERE m.type = 'table'",
+    )?;
+    let (mut tied, mut restricted) = (BTreeSet::new(), BTreeSet::new());
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let tables = [row.get::<_, String>(0)?, row.get(1)?];
+        if row.get(2)? {
+            restricted.extend(tables.clone());
+        }
+        tied.extend(tables);
+    }
+    Ok(tied.difference(&restricted).cloned().collect())
 }
 
 /// A PRIMARY KEY may name collations of its own.

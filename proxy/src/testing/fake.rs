@@ -378,7 +378,15 @@ impl State {
         let shard = self.shards.get_mut(&group).unwrap();
         shard.db.execute_batch("SAVEPOINT one").unwrap();
         let result: WriteResult = write.statements.iter().map(|statement| run(&shard.db, statement)).collect();
-        shard.db.execute_batch(if result.is_ok() { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" }).unwrap();
+        // A foreign key may still be violated.
+        let released = result.is_ok().then(|| shard.db.execute_batch("RELEASE one"));
+        let result = match released {
+            Some(Err(error)) => Err(Error::from_sqlite(&error)),
+            _ => result,
+        };
+        if result.is_err() {
+            shard.db.execute_batch("ROLLBACK TO one; RELEASE one").unwrap();
+        }
         shard.done.insert(write.id, result.clone());
         result
     }

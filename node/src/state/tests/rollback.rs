@@ -1,6 +1,8 @@
 //! Writes that take the whole transaction with them, or that leave a part of theirs behind: the
 //! others must not notice, wherever the borders of batches are.
 
+use flotilla_shared::closed::DEFER_FOREIGN_KEYS;
+
 use super::*;
 
 const SCHEMA: &[&str] = &[
@@ -176,5 +178,39 @@ fn steps_are_counted_alike() {
     replica.handle().lock().guard.set_max_steps(1_000_000);
     for _ in 0..5 {
         replica.hash();
+    }
+}
+
+/// Foreign keys of a write that says so are checked at its end, and those of the writes after it as ever,
+/// whatever became of it.
+#[test]
+fn foreign_keys_are_checked_at_the_end() {
+    let (replica, mut log) = with_schema(&["CREATE TABLE tree (id INTEGER PRIMARY KEY, up REFERENCES tree (id))"]);
+    replica.apply(&[log.writes(&["INSERT INTO tree VALUES (1, NULL), (2, 1), (3, 2)"])]);
+    let [one, two, three] =
+        ["DELETE FROM tree WHERE id = 1", "DELETE FROM tree WHERE id = 2", "DELETE FROM tree WHERE id = 3"];
+    let (orphan, parent) = ("INSERT INTO tree VALUES (9, 8)", "INSERT INTO tree VALUES (8, NULL)");
+    for _ in 0..2 {
+        let lists: &[(&[&str], Option<Code>)] = &[
+            (&[one, two, three], Some(Code::Constraint)),
+            (&[DEFER_FOREIGN_KEYS, one, "nonsense"], Some(Code::SqlError)),
+            (&[one, two, three], Some(Code::Constraint)),
+            (&[DEFER_FOREIGN_KEYS, one, two], Some(Code::Constraint)),
+            (&[orphan, parent], Some(Code::Constraint)),
+            (&[DEFER_FOREIGN_KEYS, one, two, three], None),
+            (&[orphan, parent], Some(Code::Constraint)),
+            (&[DEFER_FOREIGN_KEYS, orphan, parent], None),
+            (&[DEFER_FOREIGN_KEYS, "DELETE FROM tree WHERE id = 8", "UPDATE tree SET up = NULL"], None),
+            (&[DEFER_FOREIGN_KEYS, "DELETE FROM tree", "INSERT INTO tree VALUES (1, NULL), (2, 1), (3, 2)"], None),
+            (&[one], Some(Code::Constraint)),
+        ];
+        let writes = lists.iter().map(|(list, _)| log.write_of(list.iter().map(|sql| Statement::bare(*sql)).collect()));
+        let writes: Vec<Write> = writes.collect();
+        let outcomes = replica.apply(&[log.entry(Body::Writes(writes))]);
+        for ((list, wanted), result) in lists.iter().zip(results(&outcomes[0])) {
+            assert_eq!(result.as_ref().err().map(|error| error.code), *wanted, "{list:?}: {result:?}");
+            assert!(result.as_ref().is_ok_and(|results| results.len() == list.len()) || wanted.is_some(), "{list:?}");
+        }
+        assert_eq!(replica.count("tree"), Value::Integer(3));
     }
 }

@@ -282,3 +282,30 @@ async fn rows_that_change_are_read_again() {
         }
     }
 }
+
+/// Foreign keys are checked when all rows of a statement are written, however many statements that takes on a shard.
+#[tokio::test]
+async fn foreign_keys_are_checked_at_the_end_of_a_statement() {
+    const ROWS: usize = 1300;
+    let tables = [
+        "CREATE TABLE tree (id INTEGER PRIMARY KEY, up INTEGER REFERENCES tree (id), n)",
+        "CREATE TABLE k (id INTEGER PRIMARY KEY, up)",
+    ];
+    let pair = Pair::new(&tables, &[("k", json!("id"))]).await;
+    // Each row refers to one that another statement writes, later or earlier.
+    let rows: Vec<String> = (1..=ROWS).map(|id| format!("({id}, {})", (id + 699) % ROWS + 1)).collect();
+    pair.both(&format!("INSERT INTO k VALUES {}", rows.join(", "))).await;
+    for sql in [
+        "INSERT INTO tree SELECT id, up, 0 FROM k",
+        "UPDATE tree SET n = 1, up = k.up FROM k WHERE k.id = tree.id",
+        "UPDATE tree SET id = tree.id + 5000, up = k.up + 5000 FROM k WHERE k.id = tree.id",
+        "DELETE FROM tree WHERE id - 5000 IN (SELECT id FROM k)",
+    ] {
+        pair.both(sql).await;
+        pair.same_after("tree", sql).await;
+    }
+    pair.both("INSERT INTO tree VALUES (1, 1, 0), (2, 1, 0)").await;
+    pair.both_fail("DELETE FROM tree WHERE id IN (SELECT 1 FROM k)", "constraint").await;
+    pair.both_fail("UPDATE tree SET up = k.id FROM k WHERE k.id = tree.id + 7", "constraint").await;
+    pair.same("tree").await;
+}
