@@ -10,7 +10,7 @@ use std::time::Duration;
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::http::{HttpRequest, HttpResponse, bytes, error, json, unknown_field};
 use flotilla_shared::ids::{GroupId, NodeId, RequestId};
-use flotilla_shared::registry::{JobKind, MetaCommand, MetaReply};
+use flotilla_shared::registry::{HOME, JobKind, MetaCommand, MetaReply, mentions};
 use flotilla_shared::value::Params;
 use flotilla_shared::wire::{Read, Request, Response, Rows, Statement, Write};
 use hyper::Method;
@@ -167,7 +167,9 @@ async fn execute(host: &Arc<Host>, request: &mut HttpRequest) -> Result<HttpResp
     let key = request.headers.get("idempotency-key").map(|key| key.to_str()).transpose();
     let key = key.map_err(|_| Error::new(Code::BadRequest, "Idempotency-Key is not visible ASCII"))?;
     let id = key.map_or_else(RequestId::random, RequestId::from_key);
-    let write = Write { id, route: None, statements: vec![statement(body["query"].as_str(), body.get("args"))?] };
+    let statement = statement(body["query"].as_str(), body.get("args"))?;
+    routed_by_nobody(host, &statement.sql)?;
+    let write = Write { id, route: None, statements: vec![statement] };
     let request = Request::Write { group, writes: vec![write] };
     let response = host.cluster().call(group, request, Instant::now() + TIMEOUT).await?;
     let Response::Writes(results) = response else { return Err(flotilla_shared::client::unexpected(&response)) };
@@ -184,6 +186,20 @@ async fn execute(host: &Arc<Host>, request: &mut HttpRequest) -> Result<HttpResp
         })
         .collect();
     Ok(json(200, &object!({ "results": results })))
+}
+
+/// A node has no plan of a statement, so it takes none that may write rows which another shard owns.
+fn routed_by_nobody(host: &Host, sql: &str) -> Result<(), Error> {
+    let registry = host.cluster().registry();
+    let named = |kind: &str| matches!(kind, "table" | "view");
+    let mut spread = registry.objects.iter().filter(|object| object.placement != HOME && named(&object.kind));
+    match spread.find(|object| mentions(sql, &object.name)) {
+        None => Ok(()),
+        Some(object) => {
+            Err(Error::new(Code::Unroutable, format!("{} is sharded, and a node does not route", object.name))
+                .hint("send the statement to a proxy"))
+        }
+    }
 }
 
 fn values(rows: &Rows) -> Json {

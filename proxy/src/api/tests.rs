@@ -6,6 +6,7 @@ mod by_key;
 mod fuzz;
 mod kv;
 mod once;
+mod pinned;
 mod placements;
 mod random_writes;
 mod reads;

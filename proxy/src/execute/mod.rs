@@ -32,7 +32,7 @@ use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, RequestId, Slot};
 use flotilla_shared::registry::{Function, HOME_SHARD, Placement, Registry, SlotSet};
 use flotilla_shared::value::{Params, Value};
-use flotilla_shared::wire::{Level, Read, Statement, Write};
+use flotilla_shared::wire::{Level, Read, Statement};
 use tokio::time::Instant;
 
 use crate::Proxy;
@@ -195,10 +195,16 @@ impl Proxy {
                 _ => ready.prepared.check_args(&statement.params)?,
             }
             if let Some(shard) = options.shard {
-                return Box::pin(self.run_as_written(&ready, statement, shard, id, options)).await;
+                known_shard(&ready.registry, shard)?;
+                if ready.prepared.analysis.verb == Verb::Select {
+                    return Box::pin(self.read_as_written(statement, shard, options)).await;
+                }
             }
-            let keys = self.assign_keys(&ready, &statement.params, id, None, options).await?;
+            let keys = self.assign_keys(&ready, &statement.params, id, options.shard, options).await?;
             let mut plan = plan::plan(input(&ready, &statement.params, &keys, options), &ready.registry);
+            if let Some(shard) = options.shard {
+                plan = plan::pinned::on_shard(plan, shard, ready.prepared.analysis.verb);
+            }
             claim_slot_of_id(&mut plan, &ready, id, &keys);
             if plan == Plan::Local {
                 return Box::pin(self.run_local(&ready, &statement.params, options)).await;
@@ -217,7 +223,8 @@ impl Proxy {
             if due && let Some(results) = Box::pin(self.recall(std::slice::from_ref(statement), id, options)).await? {
                 return Ok(Output::Write(send::last_result(results)?));
             }
-            if due || wanders || matches!(plan, Plan::Staged(_)) || recall::may_part(&plan, &ready, options) {
+            let steps = due || wanders || matches!(plan, Plan::Staged(_)) || recall::may_part(&plan, &ready, options);
+            if steps && options.shard.is_none() {
                 return Box::pin(self.run_staged(statement, id, options)).await;
             }
             self.check_rewritten(&ready, &plan)?;
@@ -226,6 +233,7 @@ impl Proxy {
             let job = Job { prepared: &ready.prepared, statement, schema: ready.mirror.version, options };
             match self.carry_out(job, &plan, attempt).await {
                 // An earlier try met several shards, and made sure that nobody takes this way any more.
+                Ok(None) if options.shard.is_some() => return Err(send::fenced_off()),
                 Ok(None) => return Box::pin(self.run_staged(statement, id, options)).await,
                 Err(error) if error.code == Code::StaleRoute => {
                     self.await_newer(error, version, &mut pause, options).await?
@@ -348,33 +356,15 @@ impl Proxy {
         Ok(Output::Rows(answer.map_err(|_| Error::new(Code::Internal, "a schema query failed"))??))
     }
 
-    /// Runs a statement on a shard as written, for inspection and repair.
-    async fn run_as_written(
-        &self,
-        ready: &Ready,
-        statement: &Statement,
-        shard: GroupId,
-        id: RequestId,
-        options: &Options,
-    ) -> Result<Output, Error> {
-        if !ready.registry.groups.contains_key(&shard) {
-            return Err(
-                Error::new(Code::NoSuchObject, format!("there is no {shard}")).hint("GET /shard lists the shards")
-            );
-        }
-        if ready.prepared.analysis.verb == Verb::Select {
-            let read = Read {
-                route: None,
-                statement: statement.clone(),
-                level: options.level,
-                freshness_ms: options.freshness_ms,
-            };
-            return Ok(Output::Rows(self.send_read(shard, read, options).await?));
-        }
-        let write = Write { id, route: None, statements: vec![statement.clone()] };
-        send::check_size(&write)?;
-        let mut results = self.send_writes(shard, vec![write], options).await?;
-        Ok(Output::Write(send::last_result(results.remove(0)?)?))
+    /// Reads from a shard as written, for inspection: what it holds, whether or not it owns it.
+    async fn read_as_written(&self, statement: &Statement, shard: GroupId, options: &Options) -> Result<Output, Error> {
+        let read = Read {
+            route: None,
+            statement: statement.clone(),
+            level: options.level,
+            freshness_ms: options.freshness_ms,
+        };
+        Ok(Output::Rows(self.send_read(shard, read, options).await?))
     }
 
     /// Keys for the rows that need one. They are chosen so that all rows of the statement are on one
@@ -521,6 +511,15 @@ fn in_key(table: &flotilla_shared::registry::Table) -> bool {
 fn unsure(error: &Error) -> Error {
     let message = format!("{}; but the metadata group does not say whether that has changed", error.message);
     Error::new(Code::Unavailable, message).hint("retry, here or at another proxy")
+}
+
+fn known_shard(registry: &Registry, shard: GroupId) -> Result<(), Error> {
+    match registry.groups.contains_key(&shard) {
+        true => Ok(()),
+        false => {
+            Err(Error::new(Code::NoSuchObject, format!("there is no {shard}")).hint("GET /shard lists the shards"))
+        }
+    }
 }
 
 fn no_schema_on_shard() -> Error {

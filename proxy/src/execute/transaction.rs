@@ -148,12 +148,14 @@ impl Proxy {
         };
         let mut schema = SchemaVersion(0);
         for (n, (statement, one)) in statements.iter().zip(ready).enumerate() {
-            let keys = match options.shard {
-                Some(_) => BTreeMap::new(),
-                None => self.assign_keys(&one, &statement.params, id, shard, options).await?,
-            };
+            let keys = self.assign_keys(&one, &statement.params, id, shard, options).await?;
+            let verb = one.prepared.analysis.verb;
             let mut plan = match options.shard {
-                Some(shard) => Plan::One(as_written(shard)),
+                Some(shard) if verb == Verb::Select => Plan::One(as_written(shard)),
+                Some(shard) => {
+                    let input = input(&one, &statement.params, &keys, options);
+                    plan::pinned::on_shard(plan::plan(input, &one.registry), shard, verb)
+                }
                 None => {
                     let input = input(&one, &statement.params, &keys, options);
                     // Copies of reference tables are read where the others are.
@@ -205,7 +207,9 @@ impl Proxy {
             }
         }
         planned.shard = shard.unwrap_or(HOME_SHARD);
-        planned.write.route = options.shard.is_none().then(|| Route { schema, claims: merge_claims(claims) });
+        // What is read on a named shard need not be owned there.
+        let routed = options.shard.is_none() || !claims.is_empty();
+        planned.write.route = routed.then(|| Route { schema, claims: merge_claims(claims) });
         Ok(planned)
     }
 

@@ -16,6 +16,7 @@ pub mod identity;
 pub mod keys;
 mod moving;
 pub mod pieces;
+pub mod pinned;
 pub mod read;
 pub mod reference;
 pub mod route;
