@@ -39,6 +39,10 @@ const MAX_REFUSED_PERMILLE: &[(Kind, u64)] = &[
     (Kind::Values, 0),
     (Kind::Window, 0),
     (Kind::View, 0),
+    (Kind::Alike, 0),
+    (Kind::Naming, 0),
+    (Kind::ExtremeSum, 0),
+    (Kind::ExtremeLimit, 0),
     (Kind::Invalid, 0),
     (Kind::Insert, 300),
     (Kind::InsertSelect, 320),
@@ -48,6 +52,9 @@ const MAX_REFUSED_PERMILLE: &[(Kind, u64)] = &[
     (Kind::UpdateKey, 460),
     (Kind::DeletePoint, 100),
     (Kind::Delete, 320),
+    (Kind::HidingCte, 1000),
+    (Kind::UpdateFrom, 1000),
+    (Kind::OwnRows, 1000),
 ];
 
 /// Of 1000 generated statements, how many may have more than one right answer.
@@ -68,6 +75,7 @@ fn generated_statements_give_what_sqlite_gives() {
         shards: vec![1, 2, 3, 7],
         max_failures: 4,
         max_tries: MAX_TRIES,
+        every: false,
     };
     let report = run(&options);
     println!("seed {}\n{report}", options.seed);
@@ -94,6 +102,7 @@ fn generated_statements_give_what_sqlite_gives() {
 #[test]
 fn generated_statements_do_something() {
     let mut did: BTreeMap<Kind, (u32, u32, u32)> = BTreeMap::new();
+    let mut bad = vec![];
     for seed in 0..12 {
         let mut rng = Rng::new(seed);
         let schema = Schema::random(&mut rng, "1");
@@ -114,14 +123,25 @@ fn generated_statements_do_something() {
             *all += 1;
             let outcome = match case.kind.writes() {
                 true => local.run(&case.statement()),
-                false => answers(&local, &shadow, &case)
-                    .map_or_else(|why| panic!("{why}: {}", case.inline), |(wanted, _)| wanted),
+                false => match answers(&local, &shadow, &case) {
+                    Ok((wanted, _)) => wanted,
+                    Err(why) => {
+                        bad.push(format!("{why}: {}", case.inline));
+                        continue;
+                    }
+                },
             };
             match outcome {
                 Outcome::Failed { message, .. } => {
                     let conflict = message.contains("constraint failed") || message.contains("cannot store");
+                    let bound = case.kind == Kind::ExtremeLimit && message.contains("datatype mismatch");
+                    let sum = case.kind == Kind::ExtremeSum && message.contains("integer overflow");
+                    let name = case.kind == Kind::Naming && message.contains("ambiguous column name");
                     let expected = case.kind == Kind::Invalid || (case.kind.writes() && conflict);
-                    assert!(expected, "{message}: {}", case.inline);
+                    let expected = expected || bound || sum || name;
+                    if !expected {
+                        bad.push(format!("{message}: {}", case.inline));
+                    }
                 }
                 Outcome::Rows(rows) => {
                     *taken += 1;
@@ -134,6 +154,7 @@ fn generated_statements_do_something() {
             }
         }
     }
+    assert!(bad.is_empty(), "{bad:#?}");
     for kind in Kind::ALL.iter().filter(|kind| **kind != Kind::Invalid) {
         let (all, taken, full) = did.get(kind).copied().unwrap_or_default();
         println!("{:<18}{all:>6}{taken:>6}{full:>6}", kind.name());
@@ -169,7 +190,8 @@ fn faults_on_purpose_are_noticed() {
         let mut remote = Remote::start(2).await;
         for (bug, seed) in Bug::ALL.iter().zip(5..) {
             remote.bug = Some(*bug);
-            let options = Options { seed, statements: 1120, shards: vec![2], max_failures: 1, max_tries: 10 };
+            let options =
+                Options { seed, statements: 1120, shards: vec![2], max_failures: 1, max_tries: 10, every: false };
             let report = run_on(&mut remote, &options, &Seen::default()).await;
             let failure = report.failures.first().unwrap_or_else(|| panic!("{bug:?} is not noticed"));
             println!("{bug:?}: {}\n{}\n", failure.what, failure.script);

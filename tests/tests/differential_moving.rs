@@ -23,7 +23,8 @@ fn number(name: &str) -> Option<u64> {
 fn slots_move_meanwhile() {
     let seed = number("FLOTILLA_DIFFERENTIAL_SEED").unwrap_or(2);
     let statements = number("FLOTILLA_DIFFERENTIAL_STATEMENTS").unwrap_or(STATEMENTS);
-    let options = Options { seed, statements, shards: vec![SHARDS], max_failures: 4, max_tries: MAX_TRIES };
+    let options =
+        Options { seed, statements, shards: vec![SHARDS], max_failures: 4, max_tries: MAX_TRIES, every: false };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let (report, mover) = runtime.block_on(async {
         let dev = Dev::start(1, SHARDS).await;

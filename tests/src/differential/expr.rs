@@ -5,8 +5,9 @@
 
 use flotilla_shared::value::Value;
 
-use super::schema::{Class, Schema, any_value, value_of};
+use super::schema::{Class, Column, Schema};
 use super::statement::mark;
+use super::values::{any_value, value_of};
 use crate::sim::random::Rng;
 
 /// An expression.
@@ -74,6 +75,18 @@ impl<'a> Gen<'a> {
         mark(self.values.len() - 1)
     }
 
+    /// The text of a value for a column; digits are perhaps a number of their own.
+    pub fn value_of(&mut self, column: &Column) -> String {
+        match column.value(self.rng) {
+            Value::Text(text)
+                if column.source.is_some() && text.bytes().all(|c| c.is_ascii_digit()) && self.rng.percent(30) =>
+            {
+                text
+            }
+            value => self.value(value),
+        }
+    }
+
     /// A literal of a class.
     pub fn literal(&mut self, class: Class) -> Expr {
         let value = value_of(self.rng, class);
@@ -129,7 +142,7 @@ impl<'a> Gen<'a> {
             return field.unwrap_or_else(|| self.literal(Class::Int));
         }
         let d = depth - 1;
-        let sql = match self.rng.below(18) {
+        let sql = match self.rng.below(19) {
             0..=2 => {
                 let operator = self.rng.pick(&["+", "-", "+", "*"]);
                 format!("({} {operator} {})", self.int(scope, 0).sql, self.int(scope, 0).sql)
@@ -150,6 +163,7 @@ impl<'a> Gen<'a> {
             13 => format!("{}({}, {})", self.rng.pick(&["max", "min"]), self.int(scope, 0).sql, self.int(scope, 0).sql),
             14 => format!("sign({})", self.number(scope, 0).sql),
             15 => format!("~{}", self.int(scope, 0).sql),
+            17 => format!("{}({})", self.rng.pick(&["floor", "ceil", "trunc"]), self.int(scope, d).sql),
             16 => {
                 let by = self.int(scope, 0).sql;
                 format!("CASE {by} WHEN 1 THEN 10 WHEN {} THEN 20 END", self.literal(Class::Int).sql)
@@ -170,12 +184,15 @@ impl<'a> Gen<'a> {
             return field.unwrap_or_else(|| self.literal(Class::Real));
         }
         let d = depth - 1;
-        let sql = match self.rng.below(6) {
+        let sql = match self.rng.below(8) {
             0 => format!("({} + {})", self.real(scope, d).sql, self.real(scope, 0).sql),
             1 => format!("({} * 0.5)", self.real(scope, 0).sql),
             2 => format!("CAST({} AS REAL)", self.int(scope, 0).sql),
             3 => format!("abs({})", self.real(scope, d).sql),
             4 => format!("round({})", self.real(scope, d).sql),
+            // Zero is added because some of them give the negative one.
+            5 => format!("({}({}) + 0.0)", self.rng.pick(&["floor", "ceiling", "trunc"]), self.real(scope, d).sql),
+            6 => format!("({}({}, 3) + 0.0)", self.rng.pick(&["mod", "pow"]), self.int(scope, 0).sql),
             _ => format!("({} - {} / 2.0)", self.real(scope, 0).sql, self.int(scope, 0).sql),
         };
         Expr { sql, class: Class::Real, exact: true, tame: true }
@@ -216,12 +233,17 @@ impl<'a> Gen<'a> {
             return self.any_field(scope);
         }
         let d = depth - 1;
-        let sql = match self.rng.below(7) {
+        let sql = match self.rng.below(8) {
             0 => format!("coalesce({}, {})", self.any_field(scope).sql, self.any_field(scope).sql),
             1 => format!("CASE WHEN {} THEN {} END", self.condition(scope, d), self.any_field(scope).sql),
             2 => format!("+{}", self.any_field(scope).sql),
             3 => format!("({} + 1)", self.any_field(scope).sql),
             4 => format!("({} / 3.0)", self.number(scope, 0).sql),
+            // The last digits of these are the math library's.
+            6 => {
+                let function = self.rng.pick(&["sqrt", "ln", "exp", "sin", "atan", "log10", "degrees"]);
+                format!("round({function}({}), 5)", self.number(scope, 0).sql)
+            }
             5 => format!("CAST({} AS {})", self.any_field(scope).sql, self.rng.pick(&["NUMERIC", "BLOB", "INTEGER"])),
             _ => {
                 let value = any_value(self.rng);

@@ -47,7 +47,7 @@ impl Local {
             shadow.setup(&table.create_keyless());
             rows.extend(self.dump_table(table));
         }
-        schema.views.iter().for_each(|view| shadow.setup(&view.create));
+        schema.views.iter().for_each(|view| shadow.setup(&view.unhinted));
         shadow.setup("BEGIN");
         rows.iter().rev().for_each(|row| shadow.setup(&row.sql));
         shadow.setup("COMMIT");

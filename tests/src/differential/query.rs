@@ -3,7 +3,7 @@
 use super::expr::{Expr, Gen, Scope};
 use super::schema::{Class, Schema, Table};
 use super::source::scope_of;
-use super::statement::{Binding, Case, Kind, Order, Rule, literal, render};
+use super::statement::{Binding, Case, Kind, Order, Rule, has_marks, literal, render};
 use crate::sim::random::Rng;
 
 /// Kinds of reads and how often they come.
@@ -24,6 +24,10 @@ const READS: &[(Kind, u64)] = &[
     (Kind::Values, 2),
     (Kind::Window, 7),
     (Kind::View, 5),
+    (Kind::Alike, 8),
+    (Kind::Naming, 8),
+    (Kind::ExtremeSum, 5),
+    (Kind::ExtremeLimit, 4),
     (Kind::Invalid, 3),
 ];
 
@@ -48,7 +52,7 @@ pub fn read(rng: &mut Rng, schema: &Schema) -> Case {
         Kind::Join | Kind::Cte | Kind::Compound | Kind::View => u32::from(g.rng.percent(15)),
         _ => 0,
     };
-    g.alone = matches!(kind, Kind::Point | Kind::Scan | Kind::Order | Kind::Limit | Kind::Distinct);
+    g.alone = matches!(kind, Kind::Point | Kind::Scan | Kind::Order | Kind::Limit | Kind::Distinct | Kind::Naming);
     let mut rule = Rule::default();
     let text = match kind {
         Kind::Point => g.point(),
@@ -73,6 +77,10 @@ pub fn read(rng: &mut Rng, schema: &Schema) -> Case {
             let (from, scope) = g.view_source();
             g.over(&from, &scope, &mut rule)
         }
+        Kind::Alike => g.alike(&mut rule),
+        Kind::Naming => g.naming(&mut rule),
+        Kind::ExtremeSum => g.extreme_sum(&mut rule),
+        Kind::ExtremeLimit => g.extreme_limit(&mut rule),
         _ => g.invalid(),
     };
     g.finish(kind, &text, rule)
@@ -83,7 +91,7 @@ impl Gen<'_> {
     pub fn finish(&mut self, kind: Kind, text: &str, mut rule: Rule) -> Case {
         let binding = match self.rng.below(10) {
             // What is sent to compare with has no arguments.
-            _ if rule.unlimited.is_some() => Binding::Inline,
+            _ if rule.unlimited.as_ref().is_some_and(|text| has_marks(text)) => Binding::Inline,
             0..=4 => Binding::Inline,
             5 | 6 => Binding::Positional,
             7 => Binding::Numbered,
@@ -104,7 +112,7 @@ impl Gen<'_> {
     }
 
     /// The columns of a result.
-    fn outputs(&mut self, scope: &Scope, depth: u32) -> String {
+    pub fn outputs(&mut self, scope: &Scope, depth: u32) -> String {
         let count = self.rng.within(1, 4);
         let mut list = vec![];
         for n in 0..count {
@@ -117,12 +125,13 @@ impl Gen<'_> {
         list.join(", ")
     }
 
-    fn direction(&mut self) -> &'static str {
+    /// The end of a term of ORDER BY.
+    pub fn direction(&mut self) -> &'static str {
         self.rng.pick(&["", "", " ASC", " DESC", " DESC", " NULLS LAST", " DESC NULLS FIRST", " COLLATE NOCASE DESC"])
     }
 
     /// ORDER BY terms that end in what differs in every row.
-    fn total_order(&mut self, scope: &Scope) -> Option<String> {
+    pub fn total_order(&mut self, scope: &Scope) -> Option<String> {
         let total = scope.total.clone()?;
         let mut terms = vec![];
         for _ in 0..self.rng.below(3) {
@@ -147,10 +156,7 @@ impl Gen<'_> {
         for at in &table.shard_key {
             let column = &table.columns[*at];
             let name = format!("{alias}{}", column.name);
-            let value = |g: &mut Self| {
-                let value = column.value(g.rng);
-                g.value(value)
-            };
+            let value = |g: &mut Self| g.value_of(column);
             parts.push(match shape {
                 0 | 1 => format!("{name} = {}", value(self)),
                 2 => {
@@ -254,7 +260,7 @@ impl Gen<'_> {
             true => format!(" FILTER (WHERE {})", self.condition(scope, 1)),
             false => String::new(),
         };
-        let call = match (self.rng.below(16), total) {
+        let call = match (self.rng.below(18), total) {
             (0 | 1, _) => "count(*)".to_owned(),
             (2, _) => format!("count({})", self.anything(scope, 1).sql),
             (3 | 4, _) => format!("count(DISTINCT {})", self.anything(scope, 1).sql),
@@ -271,7 +277,13 @@ impl Gen<'_> {
                 format!("group_concat(DISTINCT {0} || '' ORDER BY {0} || '')", text.sql)
             }
             (13, Some(total)) => format!("json_group_array({} ORDER BY {total})", self.int(scope, 0).sql),
-            (14, _) => {
+            (14, _) => format!("median({})", self.number(scope, 0).sql),
+            (15, _) => {
+                let function =
+                    self.rng.pick(&["percentile(?, 40)", "percentile_cont(?, 0.25)", "percentile_disc(?, 0.5)"]);
+                function.replace('?', &self.number(scope, 0).sql)
+            }
+            (16, _) => {
                 rule.parts.push((at, ",".to_owned()));
                 format!("group_concat(DISTINCT {})", self.int(scope, 0).sql)
             }
@@ -284,7 +296,8 @@ impl Gen<'_> {
         format!("{call}{filter}")
     }
 
-    fn aggregate(&mut self, rule: &mut Rule) -> String {
+    /// Aggregates of all rows.
+    pub fn aggregate(&mut self, rule: &mut Rule) -> String {
         let (from, scope) = match self.rng.below(4) {
             0 => self.join(),
             _ => self.table_source(),
@@ -470,7 +483,7 @@ impl Gen<'_> {
             7 => format!("SELECT length() FROM {table}"),
             _ => format!(
                 "SELECT max(count(*)) FROM {table} WHERE sum(1) > {}",
-                literal(&super::schema::any_value(self.rng))
+                literal(&super::values::any_value(self.rng))
             ),
         }
     }

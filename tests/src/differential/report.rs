@@ -21,6 +21,13 @@ pub struct Failure {
     pub script: String,
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { shards, kind, what, script } = self;
+        writeln!(f, "\n--- {shards} shards, {}: {what}\n{script}", kind.name())
+    }
+}
+
 /// Counts of one kind.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
@@ -97,16 +104,7 @@ impl fmt::Display for Report {
             let codes: Vec<String> = codes.iter().map(|(code, count)| format!("{code} {count}")).collect();
             writeln!(f, "  {}", codes.join(", "))?;
         }
-        for failure in &self.failures {
-            writeln!(
-                f,
-                "\n--- {} shards, {}: {}\n{}",
-                failure.shards,
-                failure.kind.name(),
-                failure.what,
-                failure.script
-            )?;
-        }
+        self.failures.iter().try_for_each(|failure| write!(f, "{failure}"))?;
         for statement in self.ambiguous.iter().take(SHOWN_AMBIGUOUS) {
             writeln!(f, "ambiguous: {statement}")?;
         }

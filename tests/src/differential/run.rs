@@ -15,7 +15,7 @@ use super::query::read;
 use super::remote::Remote;
 use super::report::{Failure, Report};
 use super::schema::Schema;
-use super::shrink::{Finding, shrink};
+use super::shrink::{Finding, shrink, whole};
 use super::statement::{Binding, Case, Kind, render};
 use super::write::{fill, write};
 use crate::sim::random::Rng;
@@ -31,8 +31,11 @@ pub struct Options {
     pub shards: Vec<u32>,
     /// A run stops after so many differences of different sorts.
     pub max_failures: usize,
-    /// Tries to cut one of them down: each makes tables anew, which takes a tenth of a second and more.
+    /// Tries to cut one of them down: each makes tables anew, which takes a tenth of a second and more. With
+    /// none it is shown as it was found.
     pub max_tries: u32,
+    /// Every difference is shown, not one of each sort.
+    pub every: bool,
 }
 
 /// Tries that bring most differences down to a few rows and words.
@@ -47,9 +50,10 @@ impl Seen {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_new(&self, finding: &Finding, max: usize) -> bool {
+    fn is_new(&self, finding: &Finding, options: &Options) -> bool {
         let mut sorts = self.sorts();
-        sorts.len() < max && sorts.insert(finding.sort())
+        let sort = if options.every { format!("{} {}", sorts.len(), finding.sort()) } else { finding.sort() };
+        sorts.len() < options.max_failures && sorts.insert(sort)
     }
 
     fn count(&self) -> usize {
@@ -99,14 +103,20 @@ pub async fn run_on(remote: &mut Remote, options: &Options, seen: &Seen) -> Repo
         all.add(std::mem::take(&mut round.report));
         // One of each sort is cut down and shown.
         for finding in round.findings {
-            if seen.is_new(&finding, options.max_failures) {
-                let failure = shrink(remote, &round.schema, &finding, options.max_tries).await;
-                all.failures.push(Failure {
-                    script: format!("-- seed {} round {number}\n{}", options.seed, failure),
+            if seen.is_new(&finding, options) {
+                let script = match options.max_tries {
+                    0 => whole(&round.schema, remote.shards, &finding),
+                    tries => shrink(remote, &round.schema, &finding, tries).await,
+                };
+                let failure = Failure {
+                    script: format!("-- seed {} round {number}\n{script}", options.seed),
                     shards: remote.shards,
                     kind: finding.case.kind,
                     what: finding.what.clone(),
-                });
+                };
+                // A long run shows what it finds at once.
+                eprintln!("{failure}");
+                all.failures.push(failure);
             }
         }
         remote.remove(&round.schema).await;
@@ -129,12 +139,12 @@ struct Round {
 impl Round {
     async fn start(remote: &mut Remote, seed: u64, number: u64) -> Self {
         let mut rng = Rng::new(seed.wrapping_mul(1_000_003).wrapping_add(number));
-        let schema = Schema::random(&mut rng, &format!("{seed}_{number}"));
+        let mut schema = Schema::random(&mut rng, &format!("{seed}_{number}"));
+        remote.create(&mut schema).await;
         let local = Local::new();
         for statement in schema.create() {
             local.setup(&statement);
         }
-        remote.create(&schema).await;
         let mut round = Self { rng, schema, local, report: Report::default(), findings: vec![] };
         let mut rows = vec![];
         for table in &round.schema.tables {
@@ -225,6 +235,10 @@ impl Round {
                 Verdict::Same if !case.kind.writes() => (),
                 Verdict::Same => rows.push(case),
                 Verdict::Refused(_) => (),
+                // The cluster has done all that follow; after a read SQLite can do them, too.
+                Verdict::Different(what) if !case.kind.writes() => {
+                    self.findings.push(Finding { case, what, rows: rows.clone(), content: false });
+                }
                 Verdict::Different(what) => {
                     self.findings.push(Finding { case, what, rows, content: false });
                     return;

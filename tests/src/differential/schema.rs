@@ -6,10 +6,14 @@
 
 use flotilla_shared::value::Value;
 
+use super::columns::{COARSE_KEYS, KEYS, KeyKind, key_column, plain_columns};
+use super::indexes::{index, views};
+use super::special::{extremes, rowid_names};
+use super::values::Source;
 use crate::sim::random::Rng;
 
 /// What kind of values an expression has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Class {
     /// Integers, or NULL.
     Int,
@@ -18,11 +22,12 @@ pub enum Class {
     /// Text, or NULL.
     Text,
     /// Anything.
+    #[default]
     Any,
 }
 
 /// A column.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Column {
     /// Its name, quoted where SQL needs it.
     pub name: String,
@@ -40,6 +45,12 @@ pub struct Column {
     pub generated: bool,
     /// A STRICT table or an INTEGER PRIMARY KEY takes only its class.
     pub strict: bool,
+    /// What chooses its values; its class does if there is nothing.
+    pub source: Option<Source>,
+    /// Its collation in the primary key, if that is another one.
+    pub key_collation: Option<&'static str>,
+    /// The rowid: it is not in CREATE TABLE, nor in `*`.
+    pub hidden: bool,
 }
 
 /// Where the rows of a sharded table live.
@@ -76,6 +87,8 @@ pub struct Table {
     pub options: &'static str,
     /// A key that is left out has a default.
     pub key_default: bool,
+    /// It may be refused to be sharded.
+    pub refusable: bool,
 }
 
 /// A view.
@@ -85,6 +98,8 @@ pub struct View {
     pub name: String,
     /// The statement that makes it.
     pub create: String,
+    /// The statement without the index that it asks for.
+    pub unhinted: String,
     /// Columns: name, class, exact, tame.
     pub columns: Vec<Column>,
     /// Columns that together are different in every row.
@@ -98,116 +113,54 @@ pub struct Schema {
     pub tables: Vec<Table>,
     /// Views over them.
     pub views: Vec<View>,
-    /// Statements that make indexes: the table, and the text.
-    pub indexes: Vec<(String, String)>,
+    /// Indexes.
+    pub indexes: Vec<Index>,
 }
 
-/// A quarter of the values of a column that allows it.
-const NULL_PERCENT: u64 = 18;
-
-const WORDS: &[&str] = &[
-    "", "a", "A", "ab", "Ab", "aB ", "b", "B ", "b  ", "é", "É", "日本", "12", "012", "1.0", "1e2", " 7", "null", "🚢",
-    "a%", "a_b", "it's", "x\"y", "zebra", "Zed", "-3", "0",
-];
-
-const WILD: &[Value] = &[
-    Value::Integer(i64::MAX),
-    Value::Integer(i64::MIN),
-    Value::Integer((1 << 53) + 1),
-    Value::Integer(-1),
-    Value::Real(1e300),
-    Value::Real(-1e-300),
-    Value::Real(9007199254740993.0),
-    Value::Real(-0.5),
-    Value::Integer(0),
-];
-
-fn word(rng: &mut Rng) -> Value {
-    Value::Text(rng.pick(WORDS).to_owned())
+/// An index.
+#[derive(Clone, Debug)]
+pub struct Index {
+    /// Its table.
+    pub table: String,
+    /// The statement that makes it.
+    pub create: String,
+    /// It may be refused: whether a row violates it cannot be seen where the row is.
+    pub refusable: bool,
 }
-
-fn small(rng: &mut Rng) -> Value {
-    Value::Integer(rng.below(16) as i64 - 3)
-}
-
-fn quarter(rng: &mut Rng) -> Value {
-    Value::Real((rng.below(160) as f64 - 60.0) / 4.0)
-}
-
-/// Any value at all.
-pub fn any_value(rng: &mut Rng) -> Value {
-    match rng.below(12) {
-        0 => Value::Null,
-        1..=3 => small(rng),
-        4 | 5 => quarter(rng),
-        6..=8 => word(rng),
-        9 => Value::Blob(rng.pick(&[b"".as_slice(), b"\0", b"a", b"ab", b"\xff\0\x01"]).to_vec()),
-        10 => Value::Real(small_float(rng)),
-        _ => WILD[rng.below(WILD.len() as u64) as usize].clone(),
-    }
-}
-
-fn small_float(rng: &mut Rng) -> f64 {
-    rng.below(12) as f64
-}
-
-/// A value of a class.
-pub fn value_of(rng: &mut Rng, class: Class) -> Value {
-    match class {
-        Class::Int => small(rng),
-        Class::Real => quarter(rng),
-        Class::Text => word(rng),
-        Class::Any => any_value(rng),
-    }
-}
-
 impl Column {
-    /// A value for it, as a client may give it: perhaps one that its affinity changes.
-    pub fn value(&self, rng: &mut Rng) -> Value {
-        if self.nullable && rng.percent(NULL_PERCENT) {
-            return Value::Null;
-        }
-        let value = match (self.class, self.tame) {
-            // Beyond 64 bits, and text that is no number, where nobody adds it up.
-            (Class::Int, false) if rng.percent(30) => match self.strict {
-                true => Value::Integer(rng.pick(&[i64::MAX, i64::MIN, 1 << 53])),
-                false => any_value(rng),
-            },
-            (class, _) => value_of(rng, class),
-        };
-        match value {
-            Value::Null if !self.nullable => value_of(rng, Class::Text),
-            // Affinity makes the same number of these.
-            Value::Integer(n) if self.class == Class::Int && rng.percent(10) => Value::Text(n.to_string()),
-            Value::Integer(n) if self.class == Class::Int && n.unsigned_abs() < 1000 && rng.percent(5) => {
-                Value::Real(n as f64)
-            }
-            other => other,
-        }
+    /// It in the primary key, with `prefix` before its name: what differs in every row.
+    pub fn key_term(&self, prefix: &str) -> String {
+        let collation = self.key_collation.map_or(String::new(), |name| format!(" COLLATE {name}"));
+        format!("{prefix}{}{collation}", self.name)
     }
 }
 
 impl Table {
     /// CREATE TABLE.
     pub fn create(&self) -> String {
-        let mut parts: Vec<String> = self
-            .columns
-            .iter()
-            .map(|column| format!("{} {}", column.name, column.decl).trim_end().to_owned())
-            .collect();
-        if !self.key.is_empty() && !self.columns.iter().any(|column| column.decl.contains("PRIMARY KEY")) {
-            let names: Vec<&str> = self.key.iter().map(|at| self.columns[*at].name.as_str()).collect();
-            parts.push(format!("PRIMARY KEY ({})", names.join(", ")));
+        let mut parts = self.declarations();
+        let declared = |column: &Column| column.hidden || column.decl.contains("PRIMARY KEY");
+        if !self.key.is_empty() && !self.columns.iter().any(declared) {
+            let terms: Vec<String> = self.key.iter().map(|at| self.columns[*at].key_term("")).collect();
+            parts.push(format!("PRIMARY KEY ({})", terms.join(", ")));
         }
         format!("CREATE TABLE {} ({}){}", self.name, parts.join(", "), self.options)
     }
 
     /// CREATE TABLE without the primary key, unless that is the rowid, which statements may name.
     pub fn create_keyless(&self) -> String {
-        let column = |column: &Column| format!("{} {}", column.name, column.decl);
-        let columns: Vec<String> = self.columns.iter().map(column).collect();
         let strict = if self.options.contains("STRICT") { " STRICT" } else { "" };
-        format!("CREATE TABLE {} ({}){strict}", self.name, columns.join(", "))
+        format!("CREATE TABLE {} ({}){strict}", self.name, self.declarations().join(", "))
+    }
+
+    fn declarations(&self) -> Vec<String> {
+        let shown = self.columns.iter().filter(|column| !column.hidden);
+        shown.map(|column| format!("{} {}", column.name, column.decl).trim_end().to_owned()).collect()
+    }
+
+    /// An INSERT must name the columns.
+    pub fn needs_names(&self) -> bool {
+        self.columns.iter().any(|column| column.generated || column.hidden)
     }
 
     /// Indexes of columns that can be written.
@@ -221,122 +174,10 @@ impl Table {
     }
 }
 
-/// How a key column may look.
-#[derive(Clone, Copy)]
-enum KeyKind {
-    Rowid,
-    Int,
-    Text,
-    Nocase,
-    Rtrim,
-    Numeric,
-    Real,
-}
-
-fn key_column(kind: KeyKind, name: &str, strict: bool) -> Column {
-    let (decl, class, exact) = match kind {
-        KeyKind::Rowid => ("INTEGER PRIMARY KEY", Class::Int, true),
-        KeyKind::Int => ("INT NOT NULL", Class::Int, true),
-        KeyKind::Text => ("TEXT NOT NULL", Class::Text, true),
-        KeyKind::Nocase => ("TEXT COLLATE NOCASE NOT NULL", Class::Text, false),
-        KeyKind::Rtrim => ("TEXT COLLATE RTRIM NOT NULL", Class::Text, false),
-        KeyKind::Numeric => ("NUMERIC NOT NULL", Class::Any, true),
-        KeyKind::Real => ("REAL NOT NULL", Class::Real, true),
-    };
-    // A key that is text in an integer column could not be added.
-    let tame = matches!(class, Class::Int | Class::Real);
-    let strict = strict || matches!(kind, KeyKind::Rowid);
-    let name = name.to_owned();
-    Column { name, decl: decl.to_owned(), class, exact, tame, nullable: false, generated: false, strict }
-}
-
-fn plain_column(rng: &mut Rng, name: &str, strict: bool) -> Column {
-    let choices: &[(&str, Class, bool, bool)] = match strict {
-        true => &[
-            ("INTEGER", Class::Int, true, true),
-            ("INT", Class::Int, true, false),
-            ("TEXT", Class::Text, true, false),
-            ("TEXT COLLATE NOCASE", Class::Text, false, false),
-            ("REAL", Class::Real, true, true),
-            ("ANY", Class::Any, false, false),
-        ],
-        false => &[
-            ("INTEGER", Class::Int, true, true),
-            ("INT", Class::Int, true, true),
-            ("BIGINT", Class::Int, true, false),
-            ("TEXT", Class::Text, true, false),
-            ("VARCHAR(20)", Class::Text, true, false),
-            ("TEXT COLLATE NOCASE", Class::Text, false, false),
-            ("TEXT COLLATE RTRIM", Class::Text, false, false),
-            ("REAL", Class::Real, true, true),
-            ("DOUBLE", Class::Real, true, true),
-            ("DECIMAL(10,2)", Class::Any, true, false),
-            ("BLOB", Class::Any, false, false),
-            ("", Class::Any, false, false),
-            ("NUMERIC", Class::Any, true, false),
-        ],
-    };
-    let (decl, class, exact, tame) = rng.pick(choices);
-    let nullable = !rng.percent(15);
-    // A wild integer column holds other things as well.
-    let class_of_values = if class == Class::Int && !tame && !strict { Class::Any } else { class };
-    let mut decl = decl.to_owned();
-    if !nullable {
-        decl.push_str(" NOT NULL");
-    }
-    let default = match (class, rng.percent(25)) {
-        (Class::Int, true) => " DEFAULT 4",
-        (Class::Text, true) => " DEFAULT 'dflt'",
-        (Class::Real, true) => " DEFAULT 0.5",
-        _ => "",
-    };
-    decl.push_str(default);
-    if tame && class == Class::Int && rng.percent(10) {
-        decl.push_str(&format!(" CHECK ({name} < 1000)"));
-    }
-    Column { name: name.to_owned(), decl, class: class_of_values, exact, tame, nullable, generated: false, strict }
-}
-
-fn computed_column(rng: &mut Rng, of: &[Column]) -> Option<Column> {
-    let tame: Vec<&Column> = of.iter().filter(|column| column.tame && column.class == Class::Int).collect();
-    let source = tame.get(rng.below(tame.len() as u64) as usize)?;
-    let stored = rng.pick(&["VIRTUAL", "STORED"]);
-    Some(Column {
-        name: "gen".into(),
-        decl: format!("INTEGER GENERATED ALWAYS AS ({} * 2 + 1) {stored}", source.name),
-        class: Class::Int,
-        exact: true,
-        tame: true,
-        nullable: true,
-        generated: true,
-        strict: false,
-    })
-}
-
-/// Names of plain columns: some that several tables have, one that must be quoted.
-const NAMES: &[&str] = &["a", "b", "c", "d", "\"odd name\"", "Mixed"];
-
-fn plain_columns(rng: &mut Rng, strict: bool, columns: &mut Vec<Column>) {
-    let count = rng.within(2, 5) as usize;
-    let first = rng.below(2) as usize;
-    for name in &NAMES[first..(first + count).min(NAMES.len())] {
-        columns.push(plain_column(rng, name, strict));
-    }
-    // Every table has numbers to add and text to compare.
-    if !columns.iter().any(|column| column.tame) {
-        let mut column = plain_column(rng, "num", true);
-        (column.decl, column.class, column.exact, column.tame) = ("INTEGER".into(), Class::Int, true, true);
-        (column.nullable, column.strict) = (true, strict);
-        columns.push(column);
-    }
-    if rng.percent(25) {
-        columns.extend(computed_column(rng, columns));
-    }
-}
-
+/// A table with a key of these kinds; `rowids` says that it must have rowids.
 fn table(rng: &mut Rng, name: String, kinds: &[KeyKind], rowids: bool) -> Table {
     let rowid_alias = matches!(kinds, [KeyKind::Rowid]);
-    let strict = rng.percent(15) && !kinds.iter().any(|kind| matches!(kind, KeyKind::Numeric));
+    let strict = rng.percent(15) && !kinds.iter().any(|kind| kind.needs_affinity());
     let without_rowid = !rowids && !rowid_alias && !kinds.is_empty() && rng.percent(40);
     let names = ["k", "n", "m"];
     let mut columns: Vec<Column> =
@@ -364,21 +205,12 @@ fn table(rng: &mut Rng, name: String, kinds: &[KeyKind], rowids: bool) -> Table 
         colocate_with: None,
         options,
         key_default,
+        refusable: false,
     }
 }
 
-const KEYS: &[&[KeyKind]] = &[
-    &[KeyKind::Rowid],
-    &[KeyKind::Rowid],
-    &[KeyKind::Int],
-    &[KeyKind::Text],
-    &[KeyKind::Nocase],
-    &[KeyKind::Rtrim],
-    &[KeyKind::Numeric],
-    &[KeyKind::Real],
-    &[KeyKind::Text, KeyKind::Int],
-    &[KeyKind::Int, KeyKind::Nocase],
-];
+/// Schemas that have a table whose key is coarser than its columns.
+const COARSE_PERCENT: u64 = 12;
 
 impl Schema {
     /// A schema whose names end in `suffix`.
@@ -398,36 +230,44 @@ impl Schema {
             child.columns[at] = Column { name: child.columns[at].name.clone(), decl, ..source };
         }
         // A number that a NUMERIC column would keep is no type of a strict table.
-        if child.options.contains("STRICT") && child.columns.iter().any(|column| column.decl.contains("NUMERIC")) {
+        let loose = |column: &Column| column.decl.contains("NUMERIC") || column.source.is_some();
+        if child.options.contains("STRICT") && child.columns.iter().any(loose) {
             child.options = "";
             child.columns.iter_mut().for_each(|column| column.strict = false);
             child.columns.iter_mut().for_each(|column| column.decl = column.decl.replace("ANY", "BLOB"));
         }
         child.shard_key = (0..parent.shard_key.len()).collect();
         child.colocate_with = Some(parent.name.clone());
+        let coarse = rng.percent(COARSE_PERCENT);
+        let other_keys = if coarse { COARSE_KEYS[rng.below(COARSE_KEYS.len() as u64) as usize] } else { other_keys };
         let mut other = table(rng, format!("o{suffix}"), other_keys, false);
-        other.shard_key = other.key.clone();
-        other.placement = placement(rng, &other);
+        (other.shard_key, other.refusable) = (other.key.clone(), coarse);
+        other.placement = if coarse { Placement::Hash } else { placement(rng, &other) };
         let mut home = table(rng, format!("h{suffix}"), home_keys, false);
-        if rng.percent(20) {
-            home.placement = Placement::Reference;
+        match rng.below(20) {
+            0..=3 => home.placement = Placement::Reference,
+            4..=6 => {
+                let keyless = table(rng, format!("h{suffix}"), &[], true);
+                home = rowid_names(rng, keyless);
+            }
+            _ => (),
         }
-        let mut tables = vec![parent, child, other, home];
+        let mut tables = vec![parent, child, other, home, extremes(format!("x{suffix}"))];
         if rng.percent(60) {
             let mut bag = table(rng, format!("bag{suffix}"), &[], true);
             let sharded = bag.columns.iter().position(|column| !column.nullable && !column.generated);
             bag.shard_key = sharded.into_iter().collect();
             tables.push(bag);
         }
-        let views = views(rng, &tables, suffix);
-        let indexes = tables.iter().filter_map(|table| Some((table.name.clone(), index(rng, table)?))).collect();
+        let indexes: Vec<Index> = tables.iter().filter_map(|table| index(rng, table)).collect();
+        let views = views(rng, &tables, &indexes, suffix);
         Self { tables, views, indexes }
     }
 
     /// All statements that make it.
     pub fn create(&self) -> Vec<String> {
         let tables = self.tables.iter().map(Table::create);
-        let tables = tables.chain(self.indexes.iter().map(|(_, create)| create.clone()));
+        let tables = tables.chain(self.indexes.iter().map(|index| index.create.clone()));
         tables.chain(self.views.iter().map(|view| view.create.clone())).collect()
     }
 }
@@ -446,55 +286,4 @@ fn placement(rng: &mut Rng, table: &Table) -> Placement {
         1 if table.shard_key.len() == 1 => Placement::List(points, others),
         _ => Placement::Hash,
     }
-}
-
-/// An index of some kind; a unique one holds the primary key, so that no row violates it.
-fn index(rng: &mut Rng, table: &Table) -> Option<String> {
-    let column = &table.columns[rng.below(table.columns.len() as u64) as usize].name;
-    let keys: Vec<&str> = table.key.iter().map(|at| table.columns[*at].name.as_str()).collect();
-    let name = &table.name;
-    Some(match rng.below(8) {
-        0 | 1 => format!("CREATE INDEX i_{name} ON {name} ({column})"),
-        2 => format!("CREATE INDEX i_{name} ON {name} ({column} DESC) WHERE {column} IS NOT NULL"),
-        3 => format!("CREATE INDEX i_{name} ON {name} (lower({column}))"),
-        4 if !keys.is_empty() && !keys.contains(&column.as_str()) => {
-            format!("CREATE UNIQUE INDEX i_{name} ON {name} ({column}, {})", keys.join(", "))
-        }
-        _ => return None,
-    })
-}
-
-fn views(rng: &mut Rng, tables: &[Table], suffix: &str) -> Vec<View> {
-    let mut views = vec![];
-    let of = &tables[rng.below(3) as usize];
-    let names: Vec<&str> = of.columns.iter().map(|column| column.name.as_str()).collect();
-    let tame = of.columns.iter().find(|column| column.tame).expect("every table has one");
-    let filter = if rng.percent(50) { format!(" WHERE {} > 1", tame.name) } else { String::new() };
-    views.push(View {
-        name: format!("v{suffix}"),
-        create: format!("CREATE VIEW v{suffix} AS SELECT {} FROM {}{filter}", names.join(", "), of.name),
-        columns: of.columns.clone(),
-        key: of.key.clone(),
-    });
-    let plain = |name: &str, class, tame| Column {
-        name: name.into(),
-        decl: String::new(),
-        class,
-        exact: true,
-        tame,
-        nullable: true,
-        generated: false,
-        strict: false,
-    };
-    views.push(View {
-        name: format!("w{suffix}"),
-        create: format!(
-            "CREATE VIEW w{suffix}(grp, cnt, total) AS SELECT {0} % 4, count(*), sum({0}) FROM {1} GROUP BY 1",
-            if tame.class == Class::Int { tame.name.clone() } else { format!("CAST({} AS INTEGER)", tame.name) },
-            of.name
-        ),
-        columns: vec![plain("grp", Class::Int, true), plain("cnt", Class::Int, true), plain("total", Class::Int, true)],
-        key: vec![0],
-    });
-    views
 }

@@ -84,6 +84,11 @@ pub async fn shrink(remote: &mut Remote, schema: &Schema, finding: &Finding, max
     script(&trial.schema, trial.remote.shards, &rows, &case, finding, &what)
 }
 
+/// A script that shows the difference, with all that was there.
+pub fn whole(schema: &Schema, shards: u32, finding: &Finding) -> String {
+    script(schema, shards, &finding.rows, &finding.case, finding, &finding.what)
+}
+
 /// Tables and views that a statement is about.
 fn needed(schema: &Schema, case: &Case) -> Schema {
     let views: Vec<_> = schema.views.iter().filter(|view| mentions(&case.sql, &view.name)).cloned().collect();
@@ -98,7 +103,7 @@ fn needed(schema: &Schema, case: &Case) -> Schema {
     Schema {
         tables: schema.tables.iter().filter(|table| names.contains(&table.name)).cloned().collect(),
         views,
-        indexes: schema.indexes.iter().filter(|(table, _)| names.contains(table)).cloned().collect(),
+        indexes: schema.indexes.iter().filter(|index| names.contains(&index.table)).cloned().collect(),
     }
 }
 
@@ -189,7 +194,7 @@ impl Trial<'_> {
     async fn differs(&mut self, rows: &[Case], case: &Case) -> Option<String> {
         self.tries += 1;
         self.remote.remove(&self.schema).await;
-        self.remote.create(&self.schema).await;
+        self.remote.create(&mut self.schema).await;
         let local = Local::new();
         for statement in self.schema.create() {
             local.setup(&statement);
@@ -224,7 +229,7 @@ fn script(schema: &Schema, shards: u32, rows: &[Case], case: &Case, finding: &Fi
             lines.push(format!("-- POST /table/register {}", registration(table, shards)));
         }
     }
-    lines.extend(schema.indexes.iter().map(|(_, create)| format!("{create};")));
+    lines.extend(schema.indexes.iter().map(|index| format!("{};", index.create)));
     lines.extend(schema.views.iter().map(|view| format!("{};", view.create)));
     lines.extend(rows.iter().map(|row| format!("{};", row.inline)));
     lines.push(format!("{};", case.sql));

@@ -15,7 +15,7 @@ fn fields(alias: &str, columns: &[Column]) -> Vec<Expr> {
 
 /// What a source named `alias` offers.
 pub fn scope_of(alias: &str, columns: &[Column], key: &[usize]) -> Scope {
-    let total = key.iter().map(|at| format!("{alias}.{}", columns[*at].name)).collect();
+    let total = key.iter().map(|at| columns[*at].key_term(&format!("{alias}."))).collect();
     Scope { fields: fields(alias, columns), total: (!key.is_empty()).then_some(total) }
 }
 
@@ -63,6 +63,8 @@ impl Gen<'_> {
             let Some((table, column)) = sql.split_once('.').filter(|(_, column)| !column.starts_with('"')) else {
                 continue;
             };
+            let (column, collation) =
+                column.split_once(' ').map_or((column, String::new()), |(column, rest)| (column, format!(" {rest}")));
             let column = match self.rng.below(24) {
                 0 => column.to_uppercase(),
                 1 => format!("\"{column}\""),
@@ -70,7 +72,8 @@ impl Gen<'_> {
                 3 => format!("`{column}`"),
                 _ => column.to_owned(),
             };
-            *sql = if alone && self.rng.percent(40) { column } else { format!("{table}.{column}") };
+            let table = if alone && self.rng.percent(40) { String::new() } else { format!("{table}.") };
+            *sql = format!("{table}{column}{collation}");
         }
         scope
     }
@@ -110,8 +113,7 @@ impl Gen<'_> {
             exact: expr.exact,
             tame: expr.tame,
             nullable: true,
-            generated: false,
-            strict: false,
+            ..Column::default()
         };
         let number = Expr { sql: String::new(), class: Class::Int, exact: true, tame: true };
         match self.rng.below(8) {
@@ -240,7 +242,8 @@ impl Gen<'_> {
             .columns
             .iter()
             .filter(|column| {
-                second.columns.iter().any(|other| other.name == column.name && other.class == column.class)
+                let same = |other: &&Column| other.name == column.name && other.class == column.class && !other.hidden;
+                !column.hidden && second.columns.iter().any(|other| same(&other))
             })
             .map(|column| column.name.clone())
             .collect();

@@ -54,6 +54,14 @@ kinds! {
     Window = "window";
     /// Views.
     View = "view";
+    /// Terms that are alike but for the case of a literal, a parameter or a collation.
+    Alike = "terms alike";
+    /// What a name or a number in ORDER BY and GROUP BY stands for, and to which query an aggregate belongs.
+    Naming = "names and numbers";
+    /// Sums of infinities, of what cancels out, and beyond 64 bits.
+    ExtremeSum = "extreme sums";
+    /// LIMIT and OFFSET at the ends of their range.
+    ExtremeLimit = "extreme limits";
     /// Statements that SQLite refuses.
     Invalid = "invalid";
     /// INSERT … VALUES.
@@ -72,6 +80,12 @@ kinds! {
     DeletePoint = "delete by key";
     /// DELETE of anything.
     Delete = "delete";
+    /// UPDATE and DELETE under a CTE that has the name of their table.
+    HidingCte = "cte named as target";
+    /// UPDATE … FROM of joins.
+    UpdateFrom = "update from";
+    /// Subqueries over the table that is written.
+    OwnRows = "own rows";
 }
 
 impl Kind {
@@ -166,6 +180,11 @@ const CLOSE: char = '\u{2}';
 /// The place of value `index` in a text under construction.
 pub fn mark(index: usize) -> String {
     format!("{OPEN}{index}{CLOSE}")
+}
+
+/// Are there values in a text under construction?
+pub fn has_marks(text: &str) -> bool {
+    text.contains(OPEN)
 }
 
 /// Replaces marks by literals or parameters.

@@ -22,6 +22,9 @@ const WRITES: &[(Kind, u64)] = &[
     (Kind::UpdateKey, 3),
     (Kind::DeletePoint, 5),
     (Kind::Delete, 4),
+    (Kind::HidingCte, 3),
+    (Kind::UpdateFrom, 4),
+    (Kind::OwnRows, 4),
 ];
 
 /// A write of some kind.
@@ -38,6 +41,9 @@ pub fn write(rng: &mut Rng, schema: &Schema) -> Case {
         Kind::Update => g.update(false),
         Kind::UpdateKey => g.update_key(),
         Kind::DeletePoint => g.delete(true),
+        Kind::HidingCte => g.hiding_cte(),
+        Kind::UpdateFrom => g.update_from(),
+        Kind::OwnRows => g.own_rows(),
         _ => g.delete(false),
     };
     if g.rng.percent(25) {
@@ -62,12 +68,13 @@ pub fn fill(rng: &mut Rng, schema: &Schema, table: &Table, rows: u64) -> Vec<Cas
 
 impl Gen<'_> {
     fn row_text(&mut self, table: &Table) -> String {
-        let row = table.row(self.rng);
-        let list: Vec<String> = row.into_iter().map(|value| self.value(value)).collect();
+        let columns = table.writable().into_iter().map(|at| &table.columns[at]);
+        let list: Vec<String> = columns.map(|column| self.value_of(column)).collect();
         format!("({})", list.join(", "))
     }
 
-    fn scope(&self, table: &Table) -> Scope {
+    /// What a statement that writes a table may name.
+    pub fn scope(&self, table: &Table) -> Scope {
         super::source::scope_of(&table.name, &table.columns, &table.key)
     }
 
@@ -75,8 +82,7 @@ impl Gen<'_> {
     fn rows_text(&mut self, table: &Table) -> (String, String, u64) {
         let count = if self.rng.percent(60) { 1 } else { self.rng.within(2, 4) };
         let names: Vec<&str> = table.writable().into_iter().map(|at| table.columns[at].name.as_str()).collect();
-        let generated = table.columns.iter().any(|column| column.generated);
-        let columns = match generated || self.rng.percent(50) {
+        let columns = match table.needs_names() || self.rng.percent(50) {
             true => format!(" ({})", names.join(", ")),
             false => String::new(),
         };
@@ -170,7 +176,8 @@ impl Gen<'_> {
         }
     }
 
-    fn assignment(&mut self, table: &Table, scope: &Scope) -> String {
+    /// `column = value`, of a column that is in no key.
+    pub fn assignment(&mut self, table: &Table, scope: &Scope) -> String {
         let set: Vec<usize> = table
             .writable()
             .into_iter()
@@ -181,14 +188,16 @@ impl Gen<'_> {
         }
         let column = table.columns[set[self.rng.below(set.len() as u64) as usize]].clone();
         let name = &column.name;
+        // Other tables of the statement may have such a column.
+        let own = format!("{}.{name}", table.name);
         let value = match self.rng.below(5) {
             0 | 1 => {
                 let value = column.value(self.rng);
                 self.value(value)
             }
             // Sums stay small over many updates.
-            2 if column.tame && column.class == Class::Int => format!("({name} + 1) % 16"),
-            3 if column.class == Class::Text => format!("substr({name} || 'x', 1, 4)"),
+            2 if column.tame && column.class == Class::Int => format!("({own} + 1) % 16"),
+            3 if column.class == Class::Text => format!("substr({own} || 'x', 1, 4)"),
             _ if column.tame && column.class == Class::Int => format!("({}) % 20", self.int(scope, 1).sql),
             _ if column.class == Class::Any && !column.strict => self.any(scope, 0).sql,
             _ => self.expr(scope, column.class, 0).sql,
