@@ -35,7 +35,7 @@
 //! 9. An aggregate inside a subquery belongs to the innermost SELECT whose columns it names
 //!    (`sqlite3ReferencesSrcList`; [`tests::whose_an_aggregate_is`]).
 //! 10. The target of an UPDATE or DELETE is a table, also where a CTE has its name (`sqlite3SrcListLookup` in
-//!    delete.c; [`tests::the_target_is_no_cte`]).
+//!     delete.c; [`tests::the_target_is_no_cte`]).
 
 pub mod check;
 pub mod same;
