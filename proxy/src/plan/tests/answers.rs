@@ -1,6 +1,8 @@
 //! Answers of SELECTs over several shards, against one SQLite with all rows: forms whose names,
 //! parameters, ordinals, aliases or collations are easily misread.
 
+mod random;
+
 use flotilla_shared::registry::Spread;
 use flotilla_shared::value::Value;
 
