@@ -4,6 +4,7 @@
 mod answers;
 mod fuzz;
 mod hostile;
+mod partitions;
 mod placements;
 mod reads;
 mod routing;

@@ -1,10 +1,8 @@
-//! Registries made by hand, a node made of in-memory databases ([`fake`]), rows in
-//! one database and in many ([`partitions`]), and generated values
+//! Registries made by hand, a node made of in-memory databases ([`fake`]), and generated values
 //! ([`fuzz`]), for tests.
 
 pub mod fake;
 pub mod fuzz;
-pub mod partitions;
 
 use std::sync::Arc;
 

@@ -6,8 +6,8 @@ mod random;
 use flotilla_shared::registry::Spread;
 use flotilla_shared::value::Value;
 
+use super::partitions::Partitions;
 use super::*;
-use crate::testing::partitions::Partitions;
 use crate::testing::place;
 
 const TABLES: &str = "
