@@ -49,6 +49,8 @@ pub enum Ticket {
 /// A read with the place where its rows go.
 pub struct Pending {
     read: Read,
+    /// What the clock shows to it, if it says so.
+    at_us: Option<i64>,
     arrived: Instant,
     deadline: Instant,
     reply: Reply,
@@ -263,7 +265,7 @@ fn run(store: &Arc<Store>, stages: &NodeStages, reads: Vec<Pending>) {
                 let first_try = std::mem::replace(&mut begun, Instant::now());
                 tokio::spawn(async move {
                     let left = pending.deadline.saturating_duration_since(Instant::now());
-                    let rows = block(store.executor(), || store.readers().read(&pending.read, left));
+                    let rows = block(store.executor(), || store.readers().read_at(&pending.read, pending.at_us, left));
                     stages.observe(Stage::Read, first_try.elapsed());
                     pending.reply.send_now(encoded(&rows.map(Response::Rows)));
                 });
@@ -276,11 +278,11 @@ fn run(store: &Arc<Store>, stages: &NodeStages, reads: Vec<Pending>) {
             }
         }
     };
-    store.readers().read_each(reads, |pending| &pending.read, Duration::ZERO, give);
+    store.readers().read_each(reads, |pending| (&pending.read, pending.at_us), Duration::ZERO, give);
 }
 
-/// Queues a read whose rows go to `reply`.
-pub fn enqueue(host: &Host, group: GroupId, read: Read, timeout: Duration, reply: Reply) {
+/// Queues a read whose rows go to `reply`; the clock shows it `at_us`, if that is given.
+pub fn enqueue(host: &Host, group: GroupId, read: Read, at_us: Option<i64>, timeout: Duration, reply: Reply) {
     let admitted = host.hosted(group).and_then(|replica| admit(&replica, read.level).map(|()| replica));
     let replica = match admitted {
         Ok(replica) => replica,
@@ -288,7 +290,7 @@ pub fn enqueue(host: &Host, group: GroupId, read: Read, timeout: Duration, reply
     };
     let (level, need, arrived) = (read.level, Need::of(&read), Instant::now());
     let deadline = arrived + timeout.min(MAX_READ);
-    let ticket = Ticket::Read(Box::new(Pending { read, arrived, deadline, reply }));
+    let ticket = Ticket::Read(Box::new(Pending { read, at_us, arrived, deadline, reply }));
     let queue = replica.reads().queue(level, need).unwrap_or(&replica.reads().none);
     if let Err(refused) = queue.try_send(ticket) {
         let (ticket, error) = not_queued(refused, group);
@@ -358,10 +360,16 @@ pub async fn fresh_enough(
 ///
 /// # Errors
 /// What the read is told.
-pub async fn read_rows(host: &Arc<Host>, group: GroupId, read: Read, timeout: Duration) -> Result<Rows, Error> {
+pub async fn read_rows(
+    host: &Arc<Host>,
+    group: GroupId,
+    read: Read,
+    at_us: Option<i64>,
+    timeout: Duration,
+) -> Result<Rows, Error> {
     let replica = fresh_enough(host, group, &read, timeout).await?;
     let store = replica.state().store();
-    block(store.executor(), || store.readers().read(&read, timeout.min(MAX_READ)))
+    block(store.executor(), || store.readers().read_at(&read, at_us, timeout.min(MAX_READ)))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flotilla_shared::error::{Code, Error};
-use flotilla_shared::ids::{GroupId, META, NodeId, ReplicaId};
+use flotilla_shared::ids::{GroupId, META, NodeId, ReplicaId, RequestId};
 use flotilla_shared::moves::{MoveAnswer, MoveQuery};
 use flotilla_shared::registry::Registry;
 use flotilla_shared::rpc::{KIND_REQUEST, Reply, Session};
@@ -24,7 +24,7 @@ use crate::proof::read_index;
 use crate::propose::{MAX_GROUP_WAITING_BYTES, MAX_REQUEST_BYTES, MAX_WAITING_BYTES, Proposal, propose_one, respond};
 use crate::read;
 use crate::state::store::block;
-use crate::streams::Streams;
+use crate::streams::{Opened, Streams};
 
 /// Longest that a watch may wait.
 const MAX_WATCH: Duration = Duration::from_secs(60);
@@ -42,6 +42,11 @@ pub struct NodeSession {
 }
 
 impl NodeSession {
+    fn open(&self, stream: RequestId, opened: Opened, timeout: Duration, reply: Reply) {
+        let (host, opening) = (Arc::clone(&self.host), self.streams.open(stream));
+        self.answer(reply, async move { opening.start(&host, opened, timeout).await });
+    }
+
     /// For a new connection.
     pub fn new(host: Arc<Host>) -> Self {
         Self { raft: RaftSession::new(Arc::clone(&host)), streams: Streams::default(), host }
@@ -73,11 +78,17 @@ impl NodeSession {
         let timeout = Duration::from_millis(envelope.timeout_ms);
         match envelope.request {
             Request::Write { group, writes } => enqueue(&self.host, group, writes, timeout, reply),
-            Request::Read { group, read } => read::enqueue(&self.host, group, read, timeout, reply),
+            Request::Read { group, read } => read::enqueue(&self.host, group, read, None, timeout, reply),
+            Request::ReadAt { group, read, at_us, stream: None } => {
+                read::enqueue(&self.host, group, read, Some(at_us), timeout, reply);
+            }
+            Request::ReadAt { group, read, at_us, stream: Some((stream, life_ms)) } => {
+                let life = Duration::from_millis(life_ms);
+                self.open(stream, Opened { group, read, at_us: Some(at_us), life }, timeout, reply);
+            }
             Request::Open { group, read, stream, life_ms } => {
-                let (host, life) = (Arc::clone(&self.host), Duration::from_millis(life_ms));
-                let opening = self.streams.open(stream);
-                self.answer(reply, async move { opening.start(&host, group, read, timeout, life).await });
+                let life = Duration::from_millis(life_ms);
+                self.open(stream, Opened { group, read, at_us: None, life }, timeout, reply);
             }
             Request::Pull(stream) => {
                 let (node, next) = (self.host.identity().node, self.streams.pull(stream));
@@ -152,10 +163,13 @@ pub async fn handle(host: &Arc<Host>, request: Request, timeout: Duration) -> Re
         Request::Status => Ok(Response::Status(host.status())),
         Request::Silence => heard::silence(host).map(Response::Silence),
         Request::Write { .. } => Err(Error::new(Code::Internal, "writes are queued, not handled")),
-        Request::Open { .. } | Request::Pull(_) | Request::Close(_) => {
+        Request::Open { .. } | Request::ReadAt { stream: Some(_), .. } | Request::Pull(_) | Request::Close(_) => {
             Err(Error::new(Code::Internal, "streams belong to a connection"))
         }
-        Request::Read { group, read } => read::read_rows(host, group, read, timeout).await.map(Response::Rows),
+        Request::Read { group, read } => read::read_rows(host, group, read, None, timeout).await.map(Response::Rows),
+        Request::ReadAt { group, read, at_us, stream: None } => {
+            read::read_rows(host, group, read, Some(at_us), timeout).await.map(Response::Rows)
+        }
         Request::Shard { group, command } => match propose_one(host.hosted(group)?.raft(), Body::Shard(command)).await?
         {
             Outcome::Shard(reply) => reply.map(Response::Shard),

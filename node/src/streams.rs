@@ -126,19 +126,25 @@ pub struct Opening {
     pulled: Receiver<Pull>,
 }
 
+/// What a stream reads.
+pub struct Opened {
+    /// The shard.
+    pub group: GroupId,
+    /// The read.
+    pub read: Read,
+    /// What the clock shows to it, if it says so: microseconds since 1970.
+    pub at_us: Option<i64>,
+    /// How long it may stay open.
+    pub life: Duration,
+}
+
 impl Opening {
     /// Begins it, and answers its first piece.
     ///
     /// # Errors
     /// What the replica, the route or the statement says; [`Code::Overloaded`].
-    pub async fn start(
-        self,
-        host: &Arc<Host>,
-        group: GroupId,
-        read: Read,
-        timeout: Duration,
-        life: Duration,
-    ) -> Result<Response, Error> {
+    pub async fn start(self, host: &Arc<Host>, opened: Opened, timeout: Duration) -> Result<Response, Error> {
+        let Opened { group, read, at_us, life } = opened;
         let place = Arc::clone(host.streams()).try_acquire_owned().map_err(|why| match why {
             TryAcquireError::Closed => Error::new(Code::ShuttingDown, "this node is stopping"),
             TryAcquireError::NoPermits => {
@@ -148,17 +154,24 @@ impl Opening {
         let replica = fresh_enough(host, group, &read, timeout).await?;
         let readers = replica.state().store().readers();
         let (first, piece) = oneshot::channel();
-        let thread = move || self.run(&readers, &read, life.min(MAX_LIFE), first, place);
+        let thread = move || self.run(&readers, (&read, at_us), life.min(MAX_LIFE), first, place);
         replica.state().store().executor().spawn(Box::new(thread));
         let ended = |_| Error::new(Code::Internal, "a stream ended without a word");
         Ok(piece.await.map_err(ended)??.response(host.identity().node))
     }
 
-    fn run(self, readers: &ReadPool, read: &Read, life: Duration, first: Pull, _place: OwnedSemaphorePermit) {
+    fn run(
+        self,
+        readers: &ReadPool,
+        (read, at_us): (&Read, Option<i64>),
+        life: Duration,
+        first: Pull,
+        _place: OwnedSemaphorePermit,
+    ) {
         let end = Instant::now() + life;
         let Self { entered: _entered, pulled } = self;
         let mut waiting = Some(first);
-        let outcome = readers.read_in_pieces(read, life, |values, more| {
+        let outcome = readers.read_in_pieces(read, at_us, life, |values, more| {
             let asked = waiting.take().is_some_and(|pull| pull.send(Ok(Piece { values, more })).is_ok());
             if !asked || !more {
                 return false;

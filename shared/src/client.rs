@@ -217,7 +217,10 @@ impl Cluster {
         let is_write = matches!(request, Request::Write { .. } | Request::Meta(_) | Request::Shard { .. });
         // A write that takes long is found again by its id; a read would start over, so it gets half of
         // what is left, and the other half is for another replica.
-        let is_read = matches!(request, Request::Read { .. } | Request::Open { .. } | Request::Moves { .. });
+        let is_read = matches!(
+            request,
+            Request::Read { .. } | Request::ReadAt { .. } | Request::Open { .. } | Request::Moves { .. }
+        );
         let try_timeout = |left: Duration| if is_read { (left / 2).max(TRY_TIMEOUT) } else { TRY_TIMEOUT }.min(left);
         let payload = encode(request, try_timeout(deadline.saturating_duration_since(Instant::now())));
         let mut pause = FIRST_PAUSE;

@@ -439,6 +439,17 @@ pub enum Request {
     },
     /// An index of the group's log that everything acknowledged before is within; answered by its leader.
     ReadIndex(GroupId),
+    /// A read to which SQL's clock shows a given time: of a statement that reads several groups, all see one.
+    ReadAt {
+        /// The shard.
+        group: GroupId,
+        /// The read.
+        read: Read,
+        /// Microseconds since 1970.
+        at_us: i64,
+        /// With a stream and its life in milliseconds, it is answered in pieces like [`Request::Open`].
+        stream: Option<(RequestId, u64)>,
+    },
 }
 
 /// What a node answers.

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::guard::{Guard, Mode};
 use super::ownership::Seen;
-use super::{slot_function, vfs};
+use super::{slot_function, vfs, world};
 
 /// Rows that one read may answer: the rest must be asked for with LIMIT.
 pub const MAX_ROWS: usize = 1_000_000;
@@ -76,6 +76,15 @@ impl ReadPool {
         self.size
     }
 
+    /// Runs one read, to which the clock shows `at_us` if that is given.
+    ///
+    /// # Errors
+    /// What the statement, its route or a bound says.
+    pub fn read_at(&self, read: &Read, at_us: Option<i64>, timeout: Duration) -> Result<Rows, Error> {
+        let _time = world::read_at(at_us);
+        self.read(read, timeout)
+    }
+
     /// Runs one read.
     ///
     /// # Errors
@@ -86,10 +95,11 @@ impl ReadPool {
 
     /// Runs reads one after the other, all of one moment, and hands out the rows of each as soon as they are
     /// there. The moment is that of the first one; one that ends with an error may make the next begin another.
+    /// The time that the clock shows is each one's own.
     pub fn read_each<T>(
         &self,
         reads: Vec<T>,
-        read: impl Fn(&T) -> &Read,
+        read: impl Fn(&T) -> (&Read, Option<i64>),
         timeout: Duration,
         mut give: impl FnMut(T, Result<Rows, Error>),
     ) {
@@ -97,7 +107,10 @@ impl ReadPool {
         let opened = self.with(|reader| {
             let mut moment = reader.moment();
             for one in left.by_ref() {
-                let rows = moment.rows(read(&one), timeout);
+                let (asked, at_us) = read(&one);
+                let time = world::read_at(at_us);
+                let rows = moment.rows(asked, timeout);
+                drop(time);
                 give(one, rows);
             }
             Ok(())
@@ -115,9 +128,11 @@ impl ReadPool {
     pub fn read_in_pieces(
         &self,
         read: &Read,
+        at_us: Option<i64>,
         life: Duration,
         give: impl FnMut(Vec<Vec<Value>>, bool) -> bool,
     ) -> Result<(), Error> {
+        let _time = world::read_at(at_us);
         self.with(|reader| reader.moment().run(read, life, |prepared| pieces(prepared, give)))
     }
 

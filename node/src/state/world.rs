@@ -18,7 +18,7 @@ use super::guard::MAX_VALUE_BYTES;
 
 #[derive(Clone, Copy)]
 struct World {
-    /// Microseconds since 1970 while an entry is applied.
+    /// Microseconds since 1970 while an entry is applied, or a read that brings its time is run.
     at_us: Option<i64>,
     random: u64,
     changes_before: i64,
@@ -49,13 +49,19 @@ pub fn enter(db: &Connection, at_us: i64, seed: u64, changes_known: bool) -> Sco
     Scope(())
 }
 
+/// While it lives, this thread's reads see that time, in microseconds since 1970; without one, the machine's clock.
+pub fn read_at(at_us: Option<i64>) -> Scope {
+    WORLD.set(World { at_us, ..NO_WORLD });
+    Scope(())
+}
+
 impl Drop for Scope {
     fn drop(&mut self) {
         WORLD.set(NO_WORLD);
     }
 }
 
-/// The time of the entry that this thread applies, in microseconds since 1970.
+/// The time of the entry that this thread applies, or of the read that it runs, in microseconds since 1970.
 pub fn entry_time_us() -> Option<i64> {
     WORLD.get().at_us
 }

@@ -194,6 +194,7 @@ impl<'a> Fields<'a> {
             reads_only,
             internal: false,
             any_rows: false,
+            at_us: None,
         })
     }
 

@@ -5,6 +5,7 @@ mod batch;
 mod by_key;
 mod fuzz;
 mod kv;
+mod moment;
 mod once;
 mod pinned;
 mod placements;

@@ -30,6 +30,8 @@ type Piece = (usize, Vec<Vec<Value>>);
 impl Proxy {
     /// Pulls, merges, and answers.
     pub(crate) async fn read_merged(&self, job: Job<'_>, merge: &Merge) -> Result<Rows, Error> {
+        let options = job.options.at_one_time(job.prepared);
+        let job = Job { options: &options, ..job };
         let left = job.options.deadline.saturating_duration_since(Instant::now());
         let timeout = || Error::new(Code::Timeout, "no place to merge became free before the deadline");
         let place = tokio::time::timeout(left, self.merges.acquire()).await.map_err(|_| timeout())?;

@@ -26,7 +26,7 @@ pub mod transaction;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{GroupId, RequestId, Slot};
@@ -84,6 +84,17 @@ pub struct Options {
     /// A merged result may have any number of rows, within its bound on bytes: they are not answered as
     /// one body.
     pub any_rows: bool,
+    /// The time that the clock of SQL shows to reads, in microseconds since 1970; none: each shard's own.
+    pub at_us: Option<i64>,
+}
+
+impl Options {
+    /// One time for all shards that a statement reads, if it may ask for the time.
+    pub(crate) fn at_one_time(&self, prepared: &Prepared) -> Self {
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+        let at_us = self.at_us.or_else(|| prepared.analysis.record.clock.then(now));
+        Self { at_us, ..self.clone() }
+    }
 }
 
 /// A statement made ready, with what it was made ready from.

@@ -95,7 +95,10 @@ pub fn check_size(write: &Write) -> Result<(), Error> {
 impl Proxy {
     /// Runs a read on one shard: on any replica if its level allows that.
     pub(crate) async fn send_read(&self, shard: GroupId, read: Read, options: &Options) -> Result<Rows, Error> {
-        let request = |read| Request::Read { group: shard, read };
+        let request = |read| match options.at_us {
+            Some(at_us) => Request::ReadAt { group: shard, read, at_us, stream: None },
+            None => Request::Read { group: shard, read },
+        };
         let sent = Instant::now();
         let answer = self.ask_replica(shard, read, request, options.deadline).await;
         self.metrics.took(Stage::Node, sent.elapsed());
@@ -170,6 +173,8 @@ impl Proxy {
 
     /// Reads all parts and puts their rows one behind the other.
     pub(crate) async fn read_parts(&self, job: Job<'_>, parts: &[Part]) -> Result<Rows, Error> {
+        let options = job.options.at_one_time(job.prepared);
+        let job = Job { options: &options, ..job };
         let reads: Vec<_> = parts.iter().map(|part| self.read_part(job, part)).collect();
         let mut answers = futures::stream::iter(reads).buffered(MAX_FAN_OUT);
         let mut merged =

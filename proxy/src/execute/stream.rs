@@ -179,6 +179,8 @@ impl Proxy {
     }
 
     async fn open_parts(&self, job: Job<'_>, parts: &[Part]) -> Result<Vec<Source>, Error> {
+        let options = job.options.at_one_time(job.prepared);
+        let job = Job { options: &options, ..job };
         let opened: Vec<_> = parts.iter().map(|part| self.open_on(part.shard, job.read(part), job.options)).collect();
         futures::stream::iter(opened).buffered(MAX_FAN_OUT).try_collect().await
     }
@@ -187,7 +189,10 @@ impl Proxy {
     pub(crate) async fn open_on(&self, group: GroupId, read: Read, options: &Options) -> Result<Source, Error> {
         let stream = RequestId::random();
         let life_ms = (MAX_LIFE + options.deadline.saturating_duration_since(Instant::now())).as_millis() as u64;
-        let request = |read| Request::Open { group, read, stream, life_ms };
+        let request = |read| match options.at_us {
+            Some(at_us) => Request::ReadAt { group, read, at_us, stream: Some((stream, life_ms)) },
+            None => Request::Open { group, read, stream, life_ms },
+        };
         match self.ask_replica(group, read, request, options.deadline).await? {
             Response::Piece { node, values, more } => {
                 self.metrics.pulled(&values);

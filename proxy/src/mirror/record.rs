@@ -12,8 +12,16 @@ use flotilla_shared::error::{Code, Error};
 use flotilla_shared::sqlite::is_internal_function;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
+use crate::analyze::names::DATES;
+
 /// Tables that show the inside of a database file.
 const INSIDE_TABLES: &[&str] = &["sqlite_dbpage", "dbstat", "sqlite_stmt", "bytecode", "tables_used"];
+
+/// May the function read the clock?
+fn reads_clock(function: &str) -> bool {
+    let lower = function.to_ascii_lowercase();
+    DATES.contains(&lower.as_str()) || lower.starts_with("current_")
+}
 
 /// What the authorizer saw.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +42,8 @@ pub struct Record {
     pub pragma: bool,
     /// It is the one that looks at rows.
     pub checks_rows: bool,
+    /// It calls functions that may read the clock, if only because an argument may be `'now'`.
+    pub clock: bool,
     /// A SELECT is part of it.
     pub select: bool,
     /// Why no client may run it.
@@ -100,7 +110,10 @@ impl Record {
                 let known = is_read_pragma(pragma_name) || is_check_pragma(pragma_name);
                 (!known).then(|| forbidden(format!("PRAGMA {pragma_name} is not open to clients"), "table_info, index_list, foreign_key_list and other pragmas that only tell about the schema are"))
             }
-            A::Function { function_name } => self.function(function_name),
+            A::Function { function_name } => {
+                self.clock |= reads_clock(function_name);
+                self.function(function_name)
+            }
             A::Attach { .. } | A::Detach { .. } => Some(forbidden(
                 "ATTACH and DETACH are not open to clients",
                 "all tables of the cluster are in one database",

@@ -22,7 +22,8 @@ use flotilla_shared::slot::{HASH_SLOTS, KeyColumn};
 use flotilla_shared::sqlite;
 use flotilla_shared::value::Value;
 use flotilla_shared::wire::{
-    Envelope, Identity, NodeStatus, Request, Response, Route, Rows, Statement, StatementResult, Write, WriteResult,
+    Envelope, Identity, NodeStatus, Read, Request, Response, Route, Rows, Statement, StatementResult, Write,
+    WriteResult,
 };
 use rusqlite::Connection;
 use tokio::net::TcpListener;
@@ -50,6 +51,8 @@ struct State {
     at_us: i64,
     /// Rows of streams that were not pulled yet.
     streams: HashMap<RequestId, Vec<Vec<Value>>>,
+    /// The times that reads brought with them.
+    times: Vec<Option<i64>>,
 }
 
 /// Rows of one piece of a stream.
@@ -97,6 +100,7 @@ impl FakeNode {
                 hold_write: None,
                 applied: 0,
                 at_us: 0,
+                times: vec![],
                 streams: HashMap::new(),
             }),
             held: watch::channel(false).0,
@@ -230,6 +234,11 @@ impl FakeNode {
         self.state.lock().unwrap().streams.len()
     }
 
+    /// The times that reads brought with them since this was last asked.
+    pub fn take_times(&self) -> Vec<Option<i64>> {
+        std::mem::take(&mut self.state.lock().unwrap().times)
+    }
+
     /// Ends all streams.
     pub fn lose_streams(&self) {
         self.state.lock().unwrap().streams.clear();
@@ -283,16 +292,14 @@ impl FakeNode {
                 }
                 Ok(Response::Writes(results))
             }
-            Request::Read { group, read } => state
-                .check(group, read.route.as_ref())
-                .and_then(|()| rows(&state.shards[&group].db, &read.statement).map(Response::Rows)),
-            Request::Open { group, read, stream, .. } => state
-                .check(group, read.route.as_ref())
-                .and_then(|()| rows(&state.shards[&group].db, &read.statement))
-                .and_then(|rows| {
-                    state.streams.insert(stream, rows.values);
-                    state.piece(stream)
-                }),
+            Request::Read { group, read } => state.read(group, &read, None).map(Response::Rows),
+            Request::ReadAt { group, read, at_us, stream: None } => {
+                state.read(group, &read, Some(at_us)).map(Response::Rows)
+            }
+            Request::ReadAt { group, read, at_us, stream: Some((stream, _)) } => {
+                state.open(group, &read, Some(at_us), stream)
+            }
+            Request::Open { group, read, stream, .. } => state.open(group, &read, None, stream),
             Request::Pull(stream) => state.piece(stream),
             Request::Close(stream) => {
                 state.streams.remove(&stream);
@@ -338,6 +345,18 @@ impl Session for Serving {
 }
 
 impl State {
+    fn read(&mut self, group: GroupId, read: &Read, at_us: Option<i64>) -> Result<Rows, Error> {
+        self.times.push(at_us);
+        self.check(group, read.route.as_ref())?;
+        rows(&self.shards[&group].db, &read.statement)
+    }
+
+    fn open(&mut self, group: GroupId, read: &Read, at_us: Option<i64>, stream: RequestId) -> Result<Response, Error> {
+        let rows = self.read(group, read, at_us)?;
+        self.streams.insert(stream, rows.values);
+        self.piece(stream)
+    }
+
     fn piece(&mut self, stream: RequestId) -> Result<Response, Error> {
         let rest = self.streams.get_mut(&stream).ok_or_else(|| Error::new(Code::Timeout, "not open"))?;
         let values: Vec<_> = rest.drain(..PIECE_ROWS.min(rest.len())).collect();

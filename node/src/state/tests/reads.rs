@@ -204,7 +204,7 @@ fn pieces() {
         ids.extend(values.into_iter().map(|row| row[0].clone()));
         true
     };
-    readers.read_in_pieces(&read, Duration::from_secs(60), &mut give).unwrap();
+    readers.read_in_pieces(&read, None, Duration::from_secs(60), &mut give).unwrap();
     assert_eq!(sizes, [[(2, true); 7].as_slice(), &[(1, false)]].concat());
     assert_eq!(ids, [1, 2, 3].map(|id| vec![Value::Integer(id); 5]).concat());
     assert_eq!(replica.count("t"), Value::Integer(0));
@@ -214,11 +214,11 @@ fn pieces() {
         seen.push((values.len(), more));
         false
     };
-    readers.read_in_pieces(&select("SELECT id FROM t"), Duration::from_secs(60), &mut give).unwrap();
+    readers.read_in_pieces(&select("SELECT id FROM t"), None, Duration::from_secs(60), &mut give).unwrap();
     let endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT hex(zeroblob(x)) FROM c";
-    readers.read_in_pieces(&select(endless), Duration::from_secs(60), &mut give).unwrap();
+    readers.read_in_pieces(&select(endless), None, Duration::from_secs(60), &mut give).unwrap();
     assert_eq!((seen.len(), seen[0], seen[1].1), (2, (0, false), true));
-    let error = readers.read_in_pieces(&select(ENDLESS), Duration::from_millis(100), |_, _| true).unwrap_err();
+    let error = readers.read_in_pieces(&select(ENDLESS), None, Duration::from_millis(100), |_, _| true).unwrap_err();
     assert_eq!(error.code, Code::Timeout);
 }
 
@@ -236,7 +236,7 @@ fn one_moment() {
         let readers = replica.handle().store().readers();
         readers.read_each(
             reads,
-            |read| read,
+            |read| (read, None),
             Duration::from_millis(50),
             |_, rows| {
                 if seen.is_empty() {
@@ -254,4 +254,48 @@ fn one_moment() {
     let mut write = || assert_eq!(replica.apply(std::slice::from_ref(&entry)).len(), 1);
     assert_eq!(all(&mut write), expected(3));
     assert_eq!(all(&mut || ()), expected(4));
+}
+
+/// A read that brings its time sees no other clock: by all names, through views, and where a row's own value
+/// says 'now'. The next read sees the machine's clock again.
+#[test]
+fn the_time_of_a_read() {
+    let (replica, mut log) = with_schema(&[
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)",
+        "CREATE VIEW clock AS SELECT CURRENT_TIMESTAMP AS at",
+    ]);
+    replica.apply(&[log.writes(&["INSERT INTO t (v) VALUES ('now')"])]);
+    let readers = replica.handle().store().readers();
+    let read = select(
+        "SELECT datetime('now'), CURRENT_TIMESTAMP, unixepoch('now', 'subsec'), (SELECT at FROM clock), datetime(v),
+         strftime('%f') FROM t",
+    );
+    let at_us = 1_234_567_890_123_000;
+    let moment = Value::Text("2009-02-13 23:31:30".into());
+    let wanted = vec![
+        moment.clone(),
+        moment.clone(),
+        Value::Real(1_234_567_890.123),
+        moment.clone(),
+        moment,
+        Value::Text("30.123".into()),
+    ];
+    let limit = Duration::from_secs(5);
+    assert_eq!(readers.read_at(&read, Some(at_us), limit).unwrap().values, [wanted.clone()]);
+    assert_ne!(readers.read_at(&read, None, limit).unwrap().values, [wanted.clone()]);
+    let mut seen = vec![];
+    readers.read_each(
+        vec![None, Some(at_us), None],
+        |at_us| (&read, *at_us),
+        limit,
+        |_, rows| seen.push(rows.unwrap().values == [wanted.clone()]),
+    );
+    assert_eq!(seen, [false, true, false]);
+    let mut pieces = vec![];
+    let give = |values: Vec<Vec<Value>>, _| {
+        pieces.extend(values);
+        true
+    };
+    readers.read_in_pieces(&read, Some(at_us), limit, give).unwrap();
+    assert_eq!(pieces, [wanted]);
 }

@@ -114,6 +114,7 @@ async fn ids_of_generated_keys() {
         reads_only: false,
         internal: false,
         any_rows: false,
+        at_us: None,
     };
     let (sql, params) = ("INSERT INTO t (v) VALUES (1)", Params::default());
     let ready = b.proxy.ready(sql, &options).await.unwrap();

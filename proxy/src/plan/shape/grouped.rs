@@ -76,6 +76,9 @@ pub fn plan(query: &Query<'_>) -> Result<TwoPhase, Why> {
     if query.has_star() || !query.conditions_are_plain() {
         return Err("a star stands beside aggregates, or a condition names something else than columns");
     }
+    if query.reads_clock_twice() {
+        return Err("both a condition and the last query read the clock");
+    }
     let mut builder = Builder {
         query,
         groups: Vec::new(),

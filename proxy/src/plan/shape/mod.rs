@@ -195,6 +195,18 @@ impl<'a> Query<'a> {
         spans.into_iter().all(|span| self.outside(span).iter().all(|piece| self.resolves(&self.names(piece))))
     }
 
+    /// Does a condition, which shards look at, ask for the time, and also what the last query computes from
+    /// groups? These are two clocks.
+    fn reads_clock_twice(&self) -> bool {
+        let core = self.core;
+        let joins = core.sources.iter().flatten().filter_map(|source| source.on.as_ref());
+        let computed = core.items.iter().map(|item| &item.expr).chain(core.order_by.iter().map(|term| &term.expr));
+        let is_volatile = |span: &Span| self.names(span).volatile;
+        self.prepared.analysis.record.clock
+            && core.condition.iter().chain(joins).any(is_volatile)
+            && computed.chain(&core.having).chain(&core.limit).chain(&core.offset).any(is_volatile)
+    }
+
     /// What of an expression is not inside a SELECT of its own.
     fn outside(&self, span: &Span) -> Vec<Span> {
         check::outside(span, self.nested)
