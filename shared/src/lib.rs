@@ -28,6 +28,7 @@ pub mod script;
 pub mod slot;
 pub mod sqlite;
 pub mod stages;
+pub mod status;
 pub mod steps;
 pub mod value;
 pub mod wire;

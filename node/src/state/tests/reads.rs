@@ -285,8 +285,8 @@ fn the_time_of_a_read() {
     assert_ne!(readers.read_at(&read, None, limit).unwrap().values, [wanted.clone()]);
     let mut seen = vec![];
     readers.read_each(
-        vec![None, Some(at_us), None],
-        |at_us| (&read, *at_us),
+        [None, Some(at_us), None].map(|at_us| (&read, at_us)).to_vec(),
+        |(read, at_us)| (read, *at_us),
         limit,
         |_, rows| seen.push(rows.unwrap().values == [wanted.clone()]),
     );

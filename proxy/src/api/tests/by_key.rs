@@ -187,7 +187,7 @@ async fn a_claim_is_handed_out_once() {
             let mut claimed = Vec::new();
             loop {
                 let key = format!("{number}-{}", claimed.len());
-                let key = (number % 2 == 0).then_some(key.as_str());
+                let key = number.is_multiple_of(2).then_some(key.as_str());
                 let (status, json) = pair.b.call(hyper::Method::POST, "/sql?timeout=60s", body, key).await;
                 assert_eq!(status, 200, "{json}");
                 match json["results"][0]["values"][0][0].as_u64() {

@@ -58,7 +58,7 @@ impl Course<'_> {
         {
             return Err(refused("takes its rows from a table, and sets nothing else off"));
         }
-        let source = Change { prepared, params: &statement.params, shape, table }.source()?;
+        let source = Change { mirror, prepared, params: &statement.params, shape, table }.source()?;
         let (source, _) = mirror.prepare(&source.sql)?;
         let placement = self.placement().map(|placement| placement.id);
         match mirror.shape(&source) {
