@@ -28,6 +28,14 @@ pub fn is_closed_function(name: &str) -> bool {
     CLOSED_FUNCTIONS.iter().any(|closed| closed.eq_ignore_ascii_case(name))
 }
 
+/// PRAGMAs that tell, without a value, what foreign keys do. A value would set it for other clients as well.
+pub const SETTING_PRAGMAS: &[&str] = &["foreign_keys", "defer_foreign_keys"];
+
+/// Is it one of [`SETTING_PRAGMAS`]?
+pub fn is_setting_pragma(name: &str) -> bool {
+    SETTING_PRAGMAS.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
 /// The PRAGMA that looks at rows: what it says of each shard is put together.
 pub const CHECK_PRAGMA: &str = "foreign_key_check";
 

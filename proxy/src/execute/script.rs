@@ -11,11 +11,12 @@ use flotilla_shared::error::{Code, Error};
 use flotilla_shared::ids::{JobId, RequestId};
 use flotilla_shared::registry::{Job, JobKind, JobState, Registry};
 use flotilla_shared::script::{ForeignKeys, MAX_SCRIPT_BYTES, MAX_SCRIPT_STATEMENTS, Script};
+use flotilla_shared::value::Value;
 use flotilla_shared::wire::{Rows, Statement, StatementResult};
 
 use crate::Proxy;
 use crate::execute::Options;
-use crate::mirror::script::{Role, Trial, is_script, try_script};
+use crate::mirror::script::{Role, Setting, Settings, Trial, is_script, try_script};
 use crate::respond::Output;
 
 /// How often a transaction is tried anew because the schema changed while it waited.
@@ -50,7 +51,7 @@ impl Proxy {
                 None => {
                     let trial = try_apart(&registry, statements, foreign_keys).await?;
                     if trial.statements.is_empty() || is_plain(&trial) {
-                        return self.run_plain(&trial, options).await;
+                        return self.run_plain(statements, &trial, options).await;
                     }
                     let script = Script {
                         request: options.id,
@@ -69,7 +70,7 @@ impl Proxy {
             }
             let roles = match trial {
                 Some(trial) => trial.roles,
-                None => roles_of(statements),
+                None => roles_of(statements, foreign_keys),
             };
             return answer(&roles, self.cluster.registry().jobs.get(&id), id);
         }
@@ -77,14 +78,20 @@ impl Proxy {
     }
 
     /// Runs a transaction whose PRAGMAs ask for what is so anyway.
-    async fn run_plain(&self, trial: &Trial, options: &Options) -> Result<Vec<Output>, Error> {
+    async fn run_plain(
+        &self,
+        statements: &[Statement],
+        trial: &Trial,
+        options: &Options,
+    ) -> Result<Vec<Output>, Error> {
         let mut outputs = Box::pin(self.run_transaction(&trial.statements, options)).await?.into_iter();
         let mut all = Vec::with_capacity(trial.roles.len());
-        for role in &trial.roles {
-            all.push(match role {
-                Role::Setting => Output::Schema(None),
-                Role::Check => Output::Rows(no_violations()),
-                _ => outputs.next().ok_or_else(|| Error::new(Code::Internal, "a statement was lost"))?,
+        for (statement, role) in statements.iter().zip(&trial.roles) {
+            all.push(match (role, not_run(*role)) {
+                // No script looks at the rows here.
+                (Role::Check, _) => Box::pin(self.run(statement, 0, options)).await?,
+                (_, Some(output)) => output,
+                (_, None) => outputs.next().ok_or_else(|| Error::new(Code::Internal, "a statement was lost"))?,
             });
         }
         Ok(all)
@@ -121,36 +128,36 @@ async fn try_apart(
 }
 
 /// What the statements of a retry are, which may no longer prepare.
-fn roles_of(statements: &[Statement]) -> Vec<Role> {
+fn roles_of(statements: &[Statement], foreign_keys: Option<ForeignKeys>) -> Vec<Role> {
     use crate::lex::Tokens;
-    let role = |statement: &Statement| {
+    let mut settings = Settings::new(foreign_keys);
+    let mut role = |statement: &Statement| {
         let Ok(tokens) = Tokens::read(&statement.sql) else { return Role::Write };
+        if let Ok(Some(role)) = settings.take(&tokens) {
+            return role;
+        }
         let is = |words: &[&str]| words.iter().any(|word| tokens.is_word(0, word));
         match () {
-            () if is(&["PRAGMA"]) && tokens.has_word("foreign_key_check") => Role::Check,
-            () if is(&["PRAGMA"]) => Role::Setting,
             () if is(&["CREATE", "ALTER", "DROP", "REINDEX"]) => Role::Schema,
             () if is(&["SELECT", "VALUES"]) => Role::Rows,
             () => Role::Write,
         }
     };
-    statements.iter().map(role).collect()
+    statements.iter().map(&mut role).collect()
 }
 
 /// The outputs of all statements, from the results of those that ran.
 fn answer(roles: &[Role], job: Option<&Job>, id: JobId) -> Result<Vec<Output>, Error> {
     let forgotten = || Error::new(Code::ResultForgotten, format!("the transaction was applied by job {id}"));
     let results = job.filter(|job| job.state == JobState::Done).map(|job| &job.results).ok_or_else(forgotten)?;
-    let run = roles.iter().filter(|role| !matches!(role, Role::Setting | Role::Check)).count();
+    let run = roles.iter().filter(|role| role.runs()).count();
     if run != results.len() {
         return Err(forgotten());
     }
     let mut results = results.iter().cloned();
-    let outputs = roles.iter().map(|role| match role {
-        Role::Setting => Output::Schema(None),
-        Role::Check => Output::Rows(no_violations()),
-        role => output(*role, results.next().unwrap_or_default(), id),
-    });
+    let outputs = roles
+        .iter()
+        .map(|role| not_run(*role).unwrap_or_else(|| output(*role, results.next().unwrap_or_default(), id)));
     Ok(outputs.collect())
 }
 
@@ -160,6 +167,22 @@ fn output(role: Role, result: StatementResult, id: JobId) -> Output {
         Role::Rows => Output::Rows(result.rows.unwrap_or_default()),
         _ => Output::Write(result),
     }
+}
+
+/// What a PRAGMA of a transaction answers, which no shard runs; `None` for any other statement.
+fn not_run(role: Role) -> Option<Output> {
+    match role {
+        Role::Setting => Some(Output::Schema(None)),
+        Role::Check => Some(Output::Rows(no_violations())),
+        Role::Read(setting, value) => Some(Output::Rows(value_of(setting, value))),
+        Role::Rows | Role::Write | Role::Schema => None,
+    }
+}
+
+/// What `PRAGMA foreign_keys` and its like answer without a value.
+fn value_of(setting: Setting, value: bool) -> Rows {
+    let columns = vec![setting.name().to_owned()];
+    Rows { columns, types: vec![String::new()], values: vec![vec![Value::Integer(value.into())]] }
 }
 
 /// What `PRAGMA foreign_key_check` answers where nothing is wrong.

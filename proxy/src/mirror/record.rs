@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use flotilla_shared::closed::{is_check_pragma, is_closed_function, is_internal, is_read_pragma};
+use flotilla_shared::closed::{is_check_pragma, is_closed_function, is_internal, is_read_pragma, is_setting_pragma};
 use flotilla_shared::error::{Code, Error};
 use flotilla_shared::sqlite::is_internal_function;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -104,10 +104,11 @@ impl Record {
                 self.select = true;
                 None
             }
-            A::Pragma { pragma_name, .. } => {
+            A::Pragma { pragma_name, pragma_value } => {
                 self.pragma = true;
                 self.checks_rows |= is_check_pragma(pragma_name);
-                let known = is_read_pragma(pragma_name) || is_check_pragma(pragma_name);
+                let reads = is_setting_pragma(pragma_name) && pragma_value.is_none();
+                let known = reads || is_read_pragma(pragma_name) || is_check_pragma(pragma_name);
                 (!known).then(|| forbidden(format!("PRAGMA {pragma_name} is not open to clients"), "table_info, index_list, foreign_key_list and other pragmas that only tell about the schema are"))
             }
             A::Function { function_name } => {

@@ -15,14 +15,15 @@
 //!
 //! That is enough for a table to be made anew: under another name and renamed, or by way of a copy, or with the old
 //! one renamed first. A temporary table is made as an ordinary one, and must be dropped again. `PRAGMA foreign_keys`
-//! and `defer_foreign_keys` say what foreign keys do and run nowhere; neither does `PRAGMA foreign_key_check`, for
-//! that is looked at anyway. DROP TABLE in a transaction does not delete rows that refer to the table, as it would
+//! and `defer_foreign_keys` set or read what foreign keys do and run nowhere ([`settings`]); neither does
+//! `PRAGMA foreign_key_check`, for that is looked at anyway. DROP TABLE in a transaction does not delete rows that refer to the table, as it would
 //! outside of one: foreign keys do not act then, and are checked at the end.
 //!
 //! Refused, before anything is changed: tables of several placements, a lost shard key, a constraint that no shard
 //! alone can keep, other PRAGMAs, ANALYZE, and what SQLite refuses.
 
 mod rows;
+mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -41,6 +42,8 @@ use super::scratch::{Objects, objects};
 use super::{Mirror, check_words, open, refusal};
 use crate::lex::Tokens;
 
+pub use settings::{Setting, Settings};
+
 /// What a statement of a transaction is, for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -54,6 +57,15 @@ pub enum Role {
     Setting,
     /// `PRAGMA foreign_key_check`: no row, or the transaction fails.
     Check,
+    /// `PRAGMA foreign_keys` without a value: a row with this setting.
+    Read(Setting, bool),
+}
+
+impl Role {
+    /// Is it a statement that shards run?
+    pub fn runs(self) -> bool {
+        matches!(self, Self::Rows | Self::Write | Self::Schema)
+    }
 }
 
 /// A transaction that has been tried.
@@ -87,14 +99,11 @@ pub fn is_script(statements: &[Statement]) -> bool {
 pub fn try_script(registry: &Registry, statements: &[Statement], asked: Option<ForeignKeys>) -> Result<Trial, Error> {
     let mut roles = Vec::with_capacity(statements.len());
     let mut run = Vec::with_capacity(statements.len());
-    let (mut unenforced, mut drops) = (false, false);
+    let (mut settings, mut drops) = (Settings::new(asked), false);
     for (n, statement) in statements.iter().enumerate() {
         let tokens = Tokens::read(&statement.sql).map_err(|error| at(n, error))?;
-        match setting(&tokens).map_err(|error| at(n, error))? {
-            Some((role, off)) => {
-                unenforced |= off;
-                roles.push(role);
-            }
+        match settings.take(&tokens).map_err(|error| at(n, error))? {
+            Some(role) => roles.push(role),
             None => {
                 drops |= tokens.is_word(0, "DROP") && tokens.is_word(1, "TABLE");
                 roles.push(Role::Write);
@@ -102,7 +111,7 @@ pub fn try_script(registry: &Registry, statements: &[Statement], asked: Option<F
             }
         }
     }
-    let foreign_keys = asked.unwrap_or(match unenforced || drops {
+    let foreign_keys = asked.unwrap_or(match settings.unenforced || drops {
         true => ForeignKeys::Checked,
         false => ForeignKeys::Enforced,
     });
@@ -129,31 +138,6 @@ pub fn try_script(registry: &Registry, statements: &[Statement], asked: Option<F
     let placement = course.end()?;
     let home = places.iter().map(|place| placement != HOME && *place == HOME).collect();
     Ok(Trial { placement, statements: written, home, roles, foreign_keys })
-}
-
-/// What a PRAGMA is in a transaction, and whether foreign keys shall not act; `None` for any other statement.
-fn setting(tokens: &Tokens<'_>) -> Result<Option<(Role, bool)>, Error> {
-    if !tokens.is_word(0, "PRAGMA") {
-        return Ok(None);
-    }
-    let name_at = if tokens.is_mark(2, ".") { 3 } else { 1 };
-    let name = tokens.name(name_at).unwrap_or_default().to_ascii_lowercase();
-    let value = tokens.name(name_at + 2).unwrap_or_else(|| tokens.text(name_at + 2).to_owned()).to_ascii_lowercase();
-    let on = match value.as_str() {
-        "on" | "true" | "yes" | "1" => Some(true),
-        "off" | "false" | "no" | "0" => Some(false),
-        _ => None,
-    };
-    match (name.as_str(), on) {
-        ("foreign_keys", Some(on)) => Ok(Some((Role::Setting, !on))),
-        ("defer_foreign_keys", Some(on)) => Ok(Some((Role::Setting, on))),
-        // So that its answer, none, is true of what the transaction does.
-        ("foreign_key_check", _) => Ok(Some((Role::Check, true))),
-        _ => Err(record::forbidden(
-            format!("PRAGMA {name} cannot be part of a transaction"),
-            "foreign_keys, defer_foreign_keys and foreign_key_check can",
-        )),
-    }
 }
 
 /// A temporary table as an ordinary one, and its name.

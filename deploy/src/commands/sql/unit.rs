@@ -11,6 +11,7 @@
 //! | `ROLLBACK`, or the end of the script without COMMIT | nothing is sent, as nothing would stay |
 //! | `SAVEPOINT a … ROLLBACK TO a`, `RELEASE a` | what is rolled back is left out |
 //! | `PRAGMA foreign_keys=OFF` or `defer_foreign_keys=ON`, up to their ON and OFF | each transaction in it, and the statements around these, are one request, in which foreign keys do not act and are checked at its end |
+//! | the same PRAGMAs without a value | a SELECT of the value: settings belong to the script, and the server has no session |
 //!
 //! Like SQLite, `defer_foreign_keys` ends with its transaction. Refused: BEGIN inside a transaction, COMMIT outside
 //! of one, a savepoint that does not exist, and what is larger than a request may be; but a dump may be ([`load`]).
@@ -145,7 +146,16 @@ enum Frame {
     Release(String),
     ForeignKeys(bool),
     DeferForeignKeys(bool),
+    /// A PRAGMA reads what one of the two says.
+    Read(Setting),
     Other,
+}
+
+/// What a PRAGMA may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Setting {
+    ForeignKeys,
+    DeferForeignKeys,
 }
 
 fn frame(sql: &str) -> Frame {
@@ -171,13 +181,21 @@ fn frame(sql: &str) -> Frame {
 
 fn pragma(tokens: &Tokens<'_>) -> Frame {
     let at = if tokens.is_mark(2, ".") { 3 } else { 1 };
+    let name = tokens.name(at).unwrap_or_default().to_ascii_lowercase();
+    if tokens.list.get(at + 1).is_none() || tokens.is_mark(at + 1, ";") {
+        return match name.as_str() {
+            "foreign_keys" => Frame::Read(Setting::ForeignKeys),
+            "defer_foreign_keys" => Frame::Read(Setting::DeferForeignKeys),
+            _ => Frame::Other,
+        };
+    }
     let value = tokens.name(at + 2).unwrap_or_else(|| tokens.text(at + 2).to_owned()).to_ascii_lowercase();
     let on = match value.as_str() {
         "on" | "true" | "yes" | "1" => true,
         "off" | "false" | "no" | "0" => false,
         _ => return Frame::Other,
     };
-    match tokens.name(at).unwrap_or_default().to_ascii_lowercase().as_str() {
+    match name.as_str() {
         "foreign_keys" => Frame::ForeignKeys(on),
         "defer_foreign_keys" => Frame::DeferForeignKeys(on),
         _ => Frame::Other,
@@ -203,6 +221,12 @@ impl Units {
         let line = statement.line;
         let refused = |why: &str| Err(Refusal { line, why: why.to_owned() });
         let frame = frame(&statement.text);
+        let value = |on: bool, name: &str| format!("SELECT {} AS {name}", u8::from(on));
+        let statement = match frame {
+            Frame::Read(Setting::ForeignKeys) => Text { text: value(!self.keys_off, "foreign_keys"), line },
+            Frame::Read(Setting::DeferForeignKeys) => Text { text: value(self.deferred, "defer_foreign_keys"), line },
+            _ => statement,
+        };
         let Some(open) = &mut self.open else {
             return match frame {
                 Frame::Begin => Ok(self.begin(line, None)),
@@ -218,6 +242,8 @@ impl Units {
                     self.deferred = on;
                     Ok(self.end_region(false))
                 }
+                Frame::Read(_) if self.region.statements.is_empty() => Ok(vec![Step::Alone(statement)]),
+                Frame::Read(_) => self.region.add(statement).map(|()| vec![]),
                 Frame::Other if self.keys_off || self.deferred => self.region.add(statement).map(|()| vec![]),
                 Frame::Other => Ok(vec![Step::Alone(statement)]),
             };
@@ -244,8 +270,11 @@ impl Units {
             },
             // SQLite ignores the first inside a transaction; with foreign keys on it would do what nobody wants.
             Frame::ForeignKeys(on) => open.unit.unenforced |= !on,
-            Frame::DeferForeignKeys(on) => open.unit.unenforced |= on,
-            Frame::Other => return open.add(statement),
+            Frame::DeferForeignKeys(on) => {
+                self.deferred = on;
+                open.unit.unenforced |= on;
+            }
+            Frame::Read(_) | Frame::Other => return open.add(statement),
         }
         Ok(vec![])
     }
@@ -395,7 +424,18 @@ mod tests {
                 "off[a] | off[b] | off[c] | d",
             ),
             ("PRAGMA foreign_keys=OFF; a", "off[a]"),
-            ("PRAGMA foreign_keys=ON; a; PRAGMA foreign_keys", "a | PRAGMA foreign_keys"),
+            ("PRAGMA foreign_keys=ON; a; PRAGMA foreign_keys", "a | SELECT 1 AS foreign_keys"),
+            (
+                "PRAGMA foreign_keys = OFF; PRAGMA foreign_keys; BEGIN; a; COMMIT; PRAGMA foreign_key_check",
+                "SELECT 0 AS foreign_keys | off[a] | off[PRAGMA foreign_key_check]",
+            ),
+            ("PRAGMA foreign_keys(0); a; PRAGMA main.foreign_keys; b", "off[a SELECT 0 AS foreign_keys b]"),
+            (
+                "BEGIN; PRAGMA defer_foreign_keys; PRAGMA defer_foreign_keys = ON; PRAGMA foreign_keys = OFF; a; \
+                 PRAGMA foreign_keys; PRAGMA defer_foreign_keys; COMMIT; PRAGMA defer_foreign_keys",
+                "off[SELECT 0 AS defer_foreign_keys a SELECT 1 AS foreign_keys SELECT 1 AS defer_foreign_keys] | \
+                 SELECT 0 AS defer_foreign_keys",
+            ),
         ] {
             assert_eq!(steps(sql), expected, "{sql}");
         }

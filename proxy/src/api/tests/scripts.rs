@@ -95,6 +95,38 @@ async fn a_version_beside_a_rebuild() {
     assert_eq!(b.counts().await, json!([[[12]], [[12]]]));
 }
 
+/// PRAGMAs without a value are answered where they stand, and a check on its own looks at the rows.
+#[tokio::test]
+async fn settings_are_read() {
+    let b = Bench::new().await;
+    assert_eq!(b.answer("PRAGMA foreign_keys").await, json!([[1]]));
+    assert_eq!(b.answer("PRAGMA main.defer_foreign_keys").await, json!([[0]]));
+    assert_eq!(b.fails("PRAGMA defer_foreign_keys = ON").await, "forbidden_statement");
+    let statements = [
+        "PRAGMA foreign_keys",
+        "PRAGMA defer_foreign_keys = ON",
+        "PRAGMA defer_foreign_keys",
+        "CREATE TABLE c (id INTEGER PRIMARY KEY, p REFERENCES c (id))",
+        "PRAGMA foreign_keys(0)",
+        "PRAGMA foreign_keys",
+    ];
+    let body = json!({ "statements": statements, "transaction": true }).to_string();
+    let first = b.call(Method::POST, "/execute", &body, Some("k")).await;
+    let values = |n: usize| (&first.1["results"][n]["columns"], &first.1["results"][n]["values"]);
+    assert_eq!(first.0, 200, "{}", first.1);
+    assert_eq!(values(0), (&json!(["foreign_keys"]), &json!([[1]])));
+    assert_eq!(values(2), (&json!(["defer_foreign_keys"]), &json!([[1]])));
+    assert_eq!(values(5), (&json!(["foreign_keys"]), &json!([[0]])));
+    assert_eq!(b.call(Method::POST, "/execute", &body, Some("k")).await, first);
+    let (status, json) = b.unit(&["PRAGMA foreign_keys", "INSERT INTO c VALUES (1, 1)"], json!({})).await;
+    assert_eq!((status, &json["results"][0]["values"]), (200, &json!([[1]])), "{json}");
+    b.unit(&["INSERT INTO c VALUES (2, 9)"], json!({ "foreign_keys": "unchecked" })).await;
+    let (_, json) =
+        b.unit(&["PRAGMA foreign_keys", "PRAGMA foreign_key_check"], json!({ "foreign_keys": "off" })).await;
+    assert_eq!(json["results"][0]["values"], json!([[0]]), "{json}");
+    assert_eq!(json["results"][1]["values"], json!([["c", 2, "c", 0]]), "{json}");
+}
+
 /// A retry gets the first results, while the job is listed and after.
 #[tokio::test]
 async fn a_transaction_with_schema_runs_once() {

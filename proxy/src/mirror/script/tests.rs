@@ -48,9 +48,40 @@ fn foreign_keys() {
     }
     let asked = try_script(&registry, &[Statement::bare("DROP TABLE home")], Some(ForeignKeys::Unchecked)).unwrap();
     assert_eq!(asked.foreign_keys, ForeignKeys::Unchecked);
-    for sql in ["PRAGMA foreign_keys", "PRAGMA journal_mode=OFF", "PRAGMA table_info(home)"] {
+    for sql in ["PRAGMA foreign_keys = maybe", "PRAGMA journal_mode=OFF", "PRAGMA table_info(home)"] {
         assert_eq!(tried(&registry, sql).unwrap_err().code, Code::Forbidden, "{sql}");
     }
+}
+
+/// A PRAGMA without a value reads what is in force there.
+#[test]
+fn settings_are_read() {
+    let reads = |sql: &str, asked| {
+        let statements: Vec<Statement> = sql.split(";;").map(str::trim).map(Statement::bare).collect();
+        let trial = try_script(&registry(), &statements, asked).unwrap();
+        let read = |role: &Role| match role {
+            Role::Read(setting, on) => Some((setting.name(), *on)),
+            _ => None,
+        };
+        (trial.roles.iter().filter_map(read).collect::<Vec<_>>(), trial.foreign_keys, trial.statements.len())
+    };
+    let (keys, defer) = ("foreign_keys", "defer_foreign_keys");
+    assert_eq!(
+        reads("PRAGMA foreign_keys;; PRAGMA main.defer_foreign_keys;; CREATE TABLE t (a)", None),
+        (vec![(keys, true), (defer, false)], ForeignKeys::Enforced, 1)
+    );
+    assert_eq!(
+        reads(
+            "PRAGMA Foreign_Keys;; PRAGMA foreign_keys(0);; PRAGMA defer_foreign_keys = 'ON';; PRAGMA foreign_keys;;
+             PRAGMA defer_foreign_keys;; CREATE TABLE t (a);; PRAGMA foreign_keys = yes;; PRAGMA \"foreign_keys\"",
+            None
+        ),
+        (vec![(keys, true), (keys, false), (defer, true), (keys, true)], ForeignKeys::Checked, 1)
+    );
+    assert_eq!(
+        reads("PRAGMA foreign_keys;; CREATE TABLE t (a)", Some(ForeignKeys::Checked)),
+        (vec![(keys, false)], ForeignKeys::Checked, 1)
+    );
 }
 
 /// Tables of a sharded placement, with those colocated: made anew in several ways, on all its shards.
