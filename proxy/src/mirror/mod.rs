@@ -31,6 +31,7 @@ use flotilla_shared::sqlite;
 use flotilla_shared::value::{Params, Value};
 use flotilla_shared::wire::Rows;
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 
 pub use record::Record;
@@ -132,6 +133,7 @@ pub struct Mirror {
     stop_at_ms: Vec<Arc<AtomicU64>>,
     start: Instant,
     statements: Cache<Prepared>,
+    foreign_keys: bool,
 }
 
 impl Mirror {
@@ -153,7 +155,16 @@ impl Mirror {
             stop_at_ms: (0..CONNECTIONS).map(|_| Arc::default()).collect(),
             start: Instant::now(),
             statements: Cache::default(),
+            foreign_keys: true,
         })
+    }
+
+    /// The same while foreign keys do not act, as in a transaction that is checked at its end: no statement reaches
+    /// rows by them.
+    pub fn without_foreign_keys(mut self) -> Self {
+        self.schema.foreign_keys.clear();
+        self.schema.checked_at_end.clear();
+        Self { foreign_keys: false, ..self }
     }
 
     /// What is known about a statement, and whether it was known before.
@@ -293,6 +304,7 @@ impl Mirror {
 
     fn session(&self, index: usize) -> rusqlite::Result<Session> {
         let mut db = open(&self.registry)?;
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self.foreign_keys)?;
         let recorder = Recorder::default();
         let (stop_at_ms, start) = (Arc::clone(&self.stop_at_ms[index]), self.start);
         db.progress_handler(

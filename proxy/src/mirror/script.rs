@@ -176,6 +176,8 @@ struct Course<'a> {
     tables: BTreeMap<String, Traced>,
     /// Where tables belong that the transaction makes, by lower-case name; home tables are left out.
     made: BTreeMap<String, PlacementId>,
+    /// Do foreign keys act?
+    enforced: bool,
     /// Tables that each statement has touched.
     met: Vec<BTreeSet<String>>,
     /// The placement of sharded tables that were touched, and one of these.
@@ -200,7 +202,7 @@ impl<'a> Course<'a> {
         let traced =
             |table: &Table| Traced { placement: table.placement, key: table.key_names().map(str::to_owned).collect() };
         let tables = registry.tables.iter().map(|(name, table)| (name.clone(), traced(table))).collect();
-        Ok(Self { registry, db, recorder, now, tables, made, met: vec![], sharded: None })
+        Ok(Self { registry, db, recorder, now, tables, made, enforced, met: vec![], sharded: None })
     }
 
     /// One statement, and where it runs.

@@ -3,12 +3,14 @@
 //!
 //! - `INSERT … SELECT` whose rows are made on one shard each ([`Shape::Concat`]) and keep their shard key: it must
 //!   be a plain column, as that of the table it comes from. So a row stays in its slot. Where the rows of a new
-//!   table come from first tells what its shard key is.
+//!   table come from first tells what its shard key is. What is unique in it includes that key, or was unique in
+//!   the table that the rows come from. No trigger looks beyond its row, and no foreign key leads to another shard,
+//!   unless foreign keys do not act: they are checked at the end then.
 //! - UPDATE and DELETE that the planner would send to shards as written.
 //!
 //! All else is refused: a query would see one shard's rows only, and `INSERT … VALUES` would insert on each.
 
-use flotilla_shared::error::Error;
+use flotilla_shared::error::{Code, Error};
 use flotilla_shared::registry::{Registry, Table};
 use flotilla_shared::wire::Statement;
 
@@ -29,7 +31,10 @@ impl Course<'_> {
             return Ok(());
         }
         let registry = self.registry_now()?;
-        let mirror = Mirror::build(registry.clone())?;
+        let mut mirror = Mirror::build(registry.clone())?;
+        if !self.enforced {
+            mirror = mirror.without_foreign_keys();
+        }
         let (prepared, _) = mirror.prepare(&statement.sql)?;
         if !prepared.columns.is_empty() {
             return Err(unroutable("a statement that returns rows would return those of each shard".into()).hint(HINT));
@@ -52,11 +57,11 @@ impl Course<'_> {
         let table = registry.table(&target).ok_or_else(|| refused("goes into a table"))?;
         let shape = prepared.analysis.change(&prepared.sql).filter(|shape| !shape.source.is_empty());
         let shape = shape.ok_or_else(|| refused("takes its rows from a table"))?;
-        if prepared.analysis.insert(&prepared.sql).is_some()
-            || shape.tail_queries
-            || prepared.analysis.reaches.is_some()
-        {
-            return Err(refused("takes its rows from a table, and sets nothing else off"));
+        if prepared.analysis.insert(&prepared.sql).is_some() || shape.tail_queries {
+            return Err(refused("takes its rows from a table, and looks at no other in its ON CONFLICT"));
+        }
+        if let Some(why) = &prepared.analysis.reaches {
+            return Err(refused(&format!("sets nothing else off, but {why}")));
         }
         let source = Change { mirror, prepared, params: &statement.params, shape, table }.source()?;
         let (source, _) = mirror.prepare(&source.sql)?;
@@ -71,11 +76,28 @@ impl Course<'_> {
         };
         let key =
             kept_key(registry, table, &columns, &source).ok_or_else(|| refused("keeps the shard key of each row"))?;
+        // A shard does not see the rows that others have.
+        let alone = |set: &&Vec<String>| {
+            let has = |name: &String| set.iter().any(|column| column.eq_ignore_ascii_case(name));
+            key.iter().all(has) || source_has(registry, &source, set)
+        };
+        if let Some(set) = table.unique.iter().find(|set| !alone(set)) {
+            let message = format!("no shard alone can keep ({}) unique in {}", set.join(", "), table.name);
+            return Err(
+                Error::new(Code::UnsafeRegistration, message).hint("let the unique columns include the shard key")
+            );
+        }
         if let Some(traced) = self.tables.get_mut(&target) {
             traced.key = key;
         }
         Ok(())
     }
+}
+
+/// Has the table that rows come from the same UNIQUE constraint?
+fn source_has(registry: &Registry, source: &Prepared, set: &[String]) -> bool {
+    let names: std::collections::BTreeSet<&String> = source.origins.iter().flatten().map(|(name, _)| name).collect();
+    names.into_iter().filter_map(|name| registry.table(name)).any(|table| table.unique.iter().any(|old| old == set))
 }
 
 /// The shard key that rows have after an INSERT, if it is the one that they had before.

@@ -1,5 +1,7 @@
 //! Where transactions run, and what of them.
 
+use flotilla_shared::registry::Spread;
+
 use super::*;
 use crate::testing;
 
@@ -82,6 +84,42 @@ fn settings_are_read() {
         reads("PRAGMA foreign_keys;; CREATE TABLE t (a)", Some(ForeignKeys::Checked)),
         (vec![(keys, false)], ForeignKeys::Checked, 1)
     );
+}
+
+/// A child of a sharded parent is made anew while foreign keys do not act; it is checked at the end that each leads
+/// to a row of its own shard.
+#[test]
+fn children_of_sharded_parents() {
+    let ddl = "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT);
+               CREATE TABLE kinds (k TEXT PRIMARY KEY);
+               CREATE TABLE items (uid INTEGER REFERENCES users (id) ON DELETE CASCADE, n, k TEXT REFERENCES kinds (k),
+                                   PRIMARY KEY (uid, n));
+               CREATE TABLE marks (uid INTEGER, n, FOREIGN KEY (uid, n) REFERENCES items (uid, n));";
+    let keys: &[(&str, &[&str], u32)] = &[("users", &["id"], 1), ("items", &["uid"], 1), ("marks", &["uid"], 1)];
+    let mut registry = testing::registry(3, ddl, keys);
+    testing::place(&mut registry, "kinds", &[], 2, &Spread::Reference);
+    let users = registry.tables["users"].placement;
+    let rebuild = |definition: &str, more: &str| {
+        format!(
+            "CREATE TABLE new_items ({definition});; {more} INSERT INTO new_items (uid, n, k) SELECT uid, n, k FROM items;;
+             DROP TABLE items;; ALTER TABLE new_items RENAME TO items"
+        )
+    };
+    let same = "uid INTEGER REFERENCES users (id) ON DELETE SET NULL, n, k TEXT REFERENCES kinds, PRIMARY KEY (uid, n)";
+    let trigger = "CREATE TRIGGER t AFTER INSERT ON new_items BEGIN DELETE FROM users WHERE id = new.uid; END;;";
+    for off in ["", "PRAGMA foreign_keys=OFF;;", "PRAGMA defer_foreign_keys=ON;;"] {
+        let trial = tried(&registry, &format!("{off} {}", rebuild(same, ""))).unwrap();
+        assert_eq!((trial.placement, trial.foreign_keys), (users, ForeignKeys::Checked));
+    }
+    let home = "uid INTEGER, n REFERENCES users (id), k TEXT, PRIMARY KEY (uid, n)";
+    for (definition, more, code, words) in [
+        (same, trigger, Code::Unroutable, "trigger t of table new_items"),
+        (home, "", Code::UnsafeRegistration, "foreign key of items to users"),
+        ("uid INTEGER, n, k TEXT UNIQUE", "", Code::UnsafeRegistration, "(k) unique in new_items"),
+    ] {
+        let error = tried(&registry, &rebuild(definition, more)).unwrap_err();
+        assert!(error.code == code && error.message.contains(words), "{definition}: {error}");
+    }
 }
 
 /// Tables of a sharded placement, with those colocated: made anew in several ways, on all its shards.
