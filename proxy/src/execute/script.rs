@@ -77,7 +77,7 @@ impl Proxy {
         Err(Error::new(Code::Unavailable, "the schema changes too often").hint("retry"))
     }
 
-    /// Runs a transaction whose PRAGMAs ask for what is so anyway.
+    /// Runs a transaction whose PRAGMAs ask for what is so anyway, or a single statement that stands alone.
     async fn run_plain(
         &self,
         statements: &[Statement],
@@ -88,8 +88,8 @@ impl Proxy {
         let mut all = Vec::with_capacity(trial.roles.len());
         for (statement, role) in statements.iter().zip(&trial.roles) {
             all.push(match (role, not_run(*role)) {
-                // No script looks at the rows here.
-                (Role::Check, _) => Box::pin(self.run(statement, 0, options)).await?,
+                // No script runs it, or looks at the rows.
+                (Role::Check | Role::Schema, _) => Box::pin(self.run(statement, 0, options)).await?,
                 (_, Some(output)) => output,
                 (_, None) => outputs.next().ok_or_else(|| Error::new(Code::Internal, "a statement was lost"))?,
             });

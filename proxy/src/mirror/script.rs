@@ -19,6 +19,9 @@
 //! `PRAGMA foreign_key_check`, for that is looked at anyway. DROP TABLE in a transaction does not delete rows that refer to the table, as it would
 //! outside of one: foreign keys do not act then, and are checked at the end.
 //!
+//! A single statement that drops or renames a sharded table runs as outside of a transaction, whatever PRAGMAs stand
+//! around it, unless other tables refer to a table that it drops.
+//!
 //! Refused, before anything is changed: tables of several placements, a lost shard key, a constraint that no shard
 //! alone can keep, other PRAGMAs, ANALYZE, and what SQLite refuses.
 
@@ -73,7 +76,7 @@ impl Role {
 pub struct Trial {
     /// Where it runs.
     pub placement: PlacementId,
-    /// What runs.
+    /// What runs; nothing where a single statement is to run as outside of a transaction.
     pub statements: Vec<Statement>,
     /// Which of it runs on the home shard alone, where the others run on every shard of the placement.
     pub home: Vec<bool>,
@@ -118,6 +121,12 @@ pub fn try_script(registry: &Registry, statements: &[Statement], asked: Option<F
     if foreign_keys == ForeignKeys::Unchecked && roles.contains(&Role::Check) {
         return Err(unroutable("PRAGMA foreign_key_check in a transaction that asks for no check".into()));
     }
+    if let [n] = run[..]
+        && stands_alone(registry, &statements[n]).map_err(|error| at(n, error))?
+    {
+        roles[n] = Role::Schema;
+        return Ok(Trial { placement: HOME, statements: vec![], home: vec![], roles, foreign_keys });
+    }
     let mut first = Course::begin(registry, foreign_keys, BTreeMap::new())?;
     let (mut written, mut temporary) = (Vec::with_capacity(run.len()), vec![]);
     for n in &run {
@@ -138,6 +147,25 @@ pub fn try_script(registry: &Registry, statements: &[Statement], asked: Option<F
     let placement = course.end()?;
     let home = places.iter().map(|place| placement != HOME && *place == HOME).collect();
     Ok(Trial { placement, statements: written, home, roles, foreign_keys })
+}
+
+/// Does a statement take a sharded table away, or its name, and do what it does outside of a transaction, even if
+/// foreign keys do not act? No script may do that. A retry finds the table gone.
+fn stands_alone(registry: &Registry, statement: &Statement) -> Result<bool, Error> {
+    let tokens = Tokens::read(&statement.sql)?;
+    let is = |index: usize, word: &str| tokens.is_word(index, word);
+    let drops = is(0, "DROP") && is(1, "TABLE");
+    let name_at = if drops && is(2, "IF") { 4 } else { 2 };
+    let name_at = if tokens.is_mark(name_at + 1, ".") { name_at + 2 } else { name_at };
+    let renames = is(0, "ALTER") && is(1, "TABLE") && is(name_at + 1, "RENAME") && is(name_at + 2, "TO");
+    let Some(name) = tokens.name(name_at).filter(|_| drops || renames) else { return Ok(false) };
+    if registry.table(&name).is_some_and(|table| table.placement == HOME) {
+        return Ok(false);
+    }
+    let sqlite = |error: rusqlite::Error| Error::from_sqlite(&error);
+    let keys = ForeignKey::read(&open(registry).map_err(sqlite)?).map_err(sqlite)?;
+    let refers = |key: &ForeignKey| key.parent.eq_ignore_ascii_case(&name) && !key.child.eq_ignore_ascii_case(&name);
+    Ok(renames || !keys.iter().any(refers))
 }
 
 /// A temporary table as an ordinary one, and its name.

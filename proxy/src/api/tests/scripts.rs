@@ -127,6 +127,22 @@ async fn settings_are_read() {
     assert_eq!(json["results"][1]["values"], json!([["c", 2, "c", 0]]), "{json}");
 }
 
+/// Around a single statement that drops a sharded table the PRAGMAs change nothing; a retry finds it done.
+#[tokio::test]
+async fn sharded_tables_go_in_statements_of_their_own() {
+    let b = Bench::new().await;
+    b.family(true).await;
+    let statements = ["PRAGMA foreign_keys=off", "DROP TABLE notes", "PRAGMA foreign_keys=on"];
+    let (status, json) = b.unit(&statements, json!({})).await;
+    assert_eq!((status, json["results"].as_array().unwrap().len()), (200, 3), "{json}");
+    assert_eq!(b.fails("SELECT * FROM notes").await, "no_such_table");
+    let body = json!({ "statements": ["DROP TABLE users"], "transaction": true, "foreign_keys": "off" }).to_string();
+    let first = b.call(Method::POST, "/execute", &body, Some("k")).await;
+    assert_eq!(first.0, 200, "{}", first.1);
+    assert_eq!(b.fails("SELECT * FROM users").await, "no_such_table");
+    assert_eq!(b.call(Method::POST, "/execute", &body, Some("k")).await, first);
+}
+
 /// A retry gets the first results, while the job is listed and after.
 #[tokio::test]
 async fn a_transaction_with_schema_runs_once() {

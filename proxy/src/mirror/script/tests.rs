@@ -122,6 +122,24 @@ fn children_of_sharded_parents() {
     }
 }
 
+/// A single statement that takes a sharded table or its name away is none of a script's.
+#[test]
+fn single_statements() {
+    let registry = registry();
+    for sql in [
+        "PRAGMA foreign_keys=off;; DROP TABLE items",
+        "DROP TABLE IF EXISTS main.\"Items\"",
+        "DROP TABLE nowhere",
+        "ALTER TABLE users RENAME TO others;; PRAGMA foreign_key_check",
+    ] {
+        let trial = tried(&registry, sql).unwrap();
+        assert!(trial.statements.is_empty() && trial.roles.contains(&Role::Schema), "{sql}");
+    }
+    for sql in ["DROP TABLE home", "ALTER TABLE home RENAME TO house", "ALTER TABLE users RENAME name TO n"] {
+        assert_eq!(tried(&registry, sql).unwrap().statements.len(), 1, "{sql}");
+    }
+}
+
 /// Tables of a sharded placement, with those colocated: made anew in several ways, on all its shards.
 #[test]
 fn sharded_tables() {
@@ -167,7 +185,7 @@ fn refusals() {
     }
     for (sql, code) in [
         ("DROP TABLE users", Code::Unroutable),
-        ("ALTER TABLE users RENAME TO others", Code::Unroutable),
+        ("ALTER TABLE users RENAME TO others;; CREATE TABLE z (a)", Code::Unroutable),
         (
             "CREATE TABLE z (a);; INSERT INTO z SELECT a FROM home;; INSERT INTO z SELECT id FROM users",
             Code::Unroutable,
