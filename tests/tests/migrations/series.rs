@@ -3,6 +3,7 @@
 //! `sharding.json` tells which tables are registered, and after which file. A file named `…_fails.sql` fails
 //! in SQLite as well; one named `…_refused.sql` leaves rows without parents, which SQLite lets pass; one named
 //! `…_shard_key.sql` changes a key's type, which is refused when it is a shard key, and ends the series then.
+//! What stands before the transaction that is refused stays, as it would in SQLite.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,9 @@ const SHARD_KEY: &str = "_shard_key.sql";
 
 /// Tells why a transaction is refused that touches tables of several placements.
 const APART: &str = "sharded in different ways";
+
+/// Begins a transaction, as Django and Alembic write it.
+const BEGIN: &str = "BEGIN;";
 
 /// As Drizzle writes it.
 const KEYS_OFF: &str = "PRAGMA foreign_keys=OFF;";
@@ -125,6 +129,8 @@ impl Series {
         let mut parts = vec![];
         if ends == Ends::Well {
             parts = units(&run_each(local, &text).unwrap_or_else(|error| panic!("{file}: {error}")));
+        } else if let Some((before, _)) = text.split_once(BEGIN).filter(|_| ends == Ends::Refused) {
+            run_locally(local, before).unwrap_or_else(|error| panic!("{file}: {error}"));
         }
         let mut wrong = match way {
             Way::Shell { sharded: true } if ends == Ends::Well => in_parts(dev, &parts, without).await,

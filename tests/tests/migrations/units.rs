@@ -100,6 +100,8 @@ fn table(words: &[String]) -> Option<String> {
         ["create", "temporary", "table", name, ..] => name,
         ["create", "index", _, "on", name, ..] | ["create", "unique", "index", _, "on", name, ..] => name,
         ["create" | "drop" | "alter", "table", name, ..] => name,
+        // The index of any table.
+        ["drop", "index", name, ..] => name,
         ["insert", "into", name, ..] | ["delete", "from", name, ..] | ["update", name, ..] => name,
         _ => return None,
     };
