@@ -38,7 +38,7 @@ impl Partitions {
     /// Empty tables of a registry.
     pub fn new(registry: Arc<Registry>) -> Self {
         let open = || {
-            let db = Connection::open_in_memory().unwrap();
+            let db = flotilla_shared::sqlite::open_in_memory().unwrap();
             registry.objects.iter().for_each(|object| db.execute_batch(&object.sql).unwrap());
             db
         };
