@@ -187,7 +187,8 @@ impl<'a> Change<'a> {
         let is_seen = |name: &str| seen.is_some_and(|seen| seen.contains(&name.to_ascii_lowercase()));
         let columns = self.table.columns.iter().filter(|column| is_seen(&column.name));
         let mut names: Vec<String> = columns.map(|column| format!("{qualifier}{}", quote(&column.name))).collect();
-        if is_seen("rowid") && self.table.column("rowid").is_none() {
+        // Each shard of a sharded table has rowids of its own: where rows are put together they have others.
+        if is_seen("rowid") && self.table.key.is_empty() && self.table.column("rowid").is_none() {
             names.push(format!("{qualifier}rowid"));
         }
         Ok(format!("flotilla_digest({})", names.join(", ")))

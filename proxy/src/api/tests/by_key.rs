@@ -98,6 +98,22 @@ async fn sources_are_joined_without_the_target() {
     .await;
 }
 
+/// A table that has rowids which no column stands for: each shard counts its own, so rows are not told apart by them.
+#[tokio::test]
+async fn rows_without_a_name_for_their_rowid() {
+    let tables = [
+        "CREATE TABLE o (k TEXT NOT NULL, c INTEGER, PRIMARY KEY (k))",
+        "CREATE TABLE x (k INT NOT NULL, num INTEGER, PRIMARY KEY (k))",
+    ];
+    let pair = Pair::new(&tables, &[("o", json!("k")), ("x", json!("k"))]).await;
+    for n in 1..=8 {
+        pair.both(&format!("INSERT INTO o VALUES ('k{n}', {})", n % 4)).await;
+        pair.both(&format!("INSERT INTO x VALUES ({n}, {})", n % 3)).await;
+    }
+    pair.both("UPDATE o SET c = -3 FROM o AS s1, x AS s2 WHERE o.c = s1.c AND s1.c = s2.num AND s1.c = 2").await;
+    pair.both("UPDATE x SET num = num + 5 FROM o AS s1 RIGHT JOIN x AS s2 ON s1.c = s2.num WHERE x.num = s2.k").await;
+}
+
 /// A key is unique by the collations of the PRIMARY KEY, so rows are told apart by these.
 #[tokio::test]
 async fn keys_compare_as_the_primary_key_does() {
