@@ -110,8 +110,12 @@ async fn rows_without_a_name_for_their_rowid() {
         pair.both(&format!("INSERT INTO o VALUES ('k{n}', {})", n % 4)).await;
         pair.both(&format!("INSERT INTO x VALUES ({n}, {})", n % 3)).await;
     }
-    pair.both("UPDATE o SET c = -3 FROM o AS s1, x AS s2 WHERE o.c = s1.c AND s1.c = s2.num AND s1.c = 2").await;
-    pair.both("UPDATE x SET num = num + 5 FROM o AS s1 RIGHT JOIN x AS s2 ON s1.c = s2.num WHERE x.num = s2.k").await;
+    for n in 1..=8 {
+        let matched = format!("o.c = s1.c AND s1.c = s2.num AND o.k = 'k{n}'");
+        pair.both(&format!("UPDATE o SET c = -3 FROM o AS s1, x AS s2 WHERE {matched}")).await;
+        let joined = "o AS s1 RIGHT JOIN x AS s2 ON s1.c = s2.num";
+        pair.both(&format!("UPDATE x SET num = 9 FROM {joined} WHERE x.num = s2.k AND x.k = {n}")).await;
+    }
 }
 
 /// A key is unique by the collations of the PRIMARY KEY, so rows are told apart by these.
