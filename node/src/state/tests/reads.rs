@@ -272,23 +272,23 @@ fn the_time_of_a_read() {
     );
     let at_us = 1_234_567_890_123_000;
     let moment = Value::Text("2009-02-13 23:31:30".into());
-    let wanted = vec![
+    let wanted = [vec![
         moment.clone(),
         moment.clone(),
         Value::Real(1_234_567_890.123),
         moment.clone(),
         moment,
         Value::Text("30.123".into()),
-    ];
+    ]];
     let limit = Duration::from_secs(5);
-    assert_eq!(readers.read_at(&read, Some(at_us), limit).unwrap().values, [wanted.clone()]);
-    assert_ne!(readers.read_at(&read, None, limit).unwrap().values, [wanted.clone()]);
+    assert_eq!(readers.read_at(&read, Some(at_us), limit).unwrap().values, wanted);
+    assert_ne!(readers.read_at(&read, None, limit).unwrap().values, wanted);
     let mut seen = vec![];
     readers.read_each(
         [None, Some(at_us), None].map(|at_us| (&read, at_us)).to_vec(),
         |(read, at_us)| (read, *at_us),
         limit,
-        |_, rows| seen.push(rows.unwrap().values == [wanted.clone()]),
+        |_, rows| seen.push(rows.unwrap().values == wanted),
     );
     assert_eq!(seen, [false, true, false]);
     let mut pieces = vec![];
@@ -297,5 +297,5 @@ fn the_time_of_a_read() {
         true
     };
     readers.read_in_pieces(&read, Some(at_us), limit, give).unwrap();
-    assert_eq!(pieces, [wanted]);
+    assert_eq!(pieces, wanted);
 }
