@@ -1,7 +1,7 @@
 //! `flotilla sql`: the shell, and scripts from `-c`, a file or standard input.
 //!
 //! Text is cut into statements ([`splitter`]), each goes to the call that takes it ([`classify`]),
-//! the statements of a transaction together ([`unit`]), other writes of a script in batches ([`script`]), and what comes back is printed ([`session`]).
+//! the statements of a transaction together ([`mod@unit`]), other writes of a script in batches ([`script`]), and what comes back is printed ([`session`]).
 //! [`shell`] reads lines from a terminal, [`dot`] carries out the shell's own commands.
 //!
 //! A script means what it means to `sqlite3 -bail`: it stops at its first error, with exit code 1, and says which
