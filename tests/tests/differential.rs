@@ -15,7 +15,7 @@ use flotilla_tests::differential::{Case, Kind, Local, Options, Order, Outcome, R
 use flotilla_tests::sim::random::Rng;
 
 /// Statements of the suite, each compared on every cluster.
-const STATEMENTS: u64 = 20_000;
+const STATEMENTS: u64 = 5_600;
 
 /// Seed of the suite.
 const SEED: u64 = 1;
@@ -52,9 +52,9 @@ const MAX_REFUSED_PERMILLE: &[(Kind, u64)] = &[
     (Kind::UpdateKey, 460),
     (Kind::DeletePoint, 100),
     (Kind::Delete, 320),
-    (Kind::HidingCte, 1000),
-    (Kind::UpdateFrom, 1000),
-    (Kind::OwnRows, 1000),
+    (Kind::HidingCte, 340),
+    (Kind::UpdateFrom, 680),
+    (Kind::OwnRows, 180),
 ];
 
 /// Of 1000 generated statements, how many may have more than one right answer.
